@@ -1,0 +1,416 @@
+//! Opening and sealing of frames. [`Verified`] is the proof that a packet is authentic, and only this module makes one.
+//!
+//! The order of checks is that of docs/protocol.md, keys: level, key id, day, AEAD. Nothing here interprets a payload.
+
+pub mod keys;
+pub mod nonce;
+
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+
+use crate::clock::{SECONDS_PER_DAY, Timestamp};
+use crate::id::{DeviceId, KeyId};
+use crate::metrics::Disposition;
+use crate::wire::frame::{Frame, Header, Layout, Level};
+use keys::{DayKey, Interface, KeyRing};
+
+/// First and last key day of a device that has no time: its clock starts at 2020-01-01 and it may run for 366 days
+/// (rule R3).
+const NO_TIME_DAYS: std::ops::RangeInclusive<u32> = 14_605..=14_971;
+
+/// Derived keys one thread remembers. A network needs three (yesterday, today, tomorrow) and one for each day its
+/// devices without time have been up; 64 of them are 4 KiB and fit the first-level cache.
+const CACHED_KEYS: usize = 64;
+
+/// An authentic packet: whoever sent it held the key. Made by [`Authenticator::open`] and [`Verified::on_word_of`] only.
+#[derive(Clone, Copy, Debug)]
+pub struct Verified<'a> {
+    header: Header,
+    level: Level,
+    entropy: Option<u16>,
+    payload: &'a [u8],
+}
+
+impl<'a> Verified<'a> {
+    /// The authenticated header.
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// What is proved: membership of the network, or the device itself. For a packet that a relay decrypted, at most the
+    /// relay's own level.
+    pub const fn level(&self) -> Level {
+        self.level
+    }
+
+    /// The random part of the nonce; absent in a packet that a relay decrypted.
+    pub const fn entropy(&self) -> Option<u16> {
+        self.entropy
+    }
+
+    /// The plaintext.
+    pub const fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
+    /// A packet that `relay` decrypted and vouches for: its header and payload carry the relay's authority and no more
+    /// (rule R8).
+    pub fn on_word_of(relay: &Verified<'_>, header: Header, payload: &'a [u8]) -> Self {
+        Self { header, level: header.level().min(relay.level), entropy: None, payload }
+    }
+}
+
+/// Why a frame was not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No key for this network id.
+    #[error("no key for network {0}")]
+    UnknownNetwork(KeyId),
+    /// No key for this device.
+    #[error("no device key for device {0}")]
+    UnknownDevice(DeviceId),
+    /// The device is known, by other keys: the normal sign of a new key pair.
+    #[error("device {device_id} is known, but not by key {key_id}")]
+    UnknownKey {
+        /// The claimed device.
+        device_id: DeviceId,
+        /// The key id of the frame.
+        key_id: KeyId,
+    },
+    /// The tag does not fit.
+    #[error("authentication failed")]
+    BadTag,
+    /// Over the limit for frames of unusual days (rule R0).
+    #[error("too many frames of unusual days")]
+    DayLimited,
+}
+
+impl From<Refusal> for Disposition {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::UnknownNetwork(_) => Self::UnknownNetwork,
+            Refusal::UnknownDevice(_) => Self::UnknownDevice,
+            Refusal::UnknownKey { .. } => Self::UnknownKey,
+            Refusal::BadTag => Self::BadTag,
+            Refusal::DayLimited => Self::DayLimited,
+        }
+    }
+}
+
+/// Opens and seals frames for one thread, with a bounded cache of derived keys.
+///
+/// A key derived for an uplink enters the cache only after a frame opened with it, so that strangers cannot churn it.
+#[derive(Debug)]
+pub struct Authenticator {
+    cache: Box<[Option<Cached>; CACHED_KEYS]>,
+    generation: u64,
+}
+
+#[derive(Debug)]
+struct Cached {
+    name: KeyName,
+    key: DayKey,
+}
+
+/// Whose key of which day and interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct KeyName {
+    owner: Owner,
+    interface: Interface,
+    day: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    Network(KeyId),
+    Device(DeviceId, KeyId),
+}
+
+impl KeyName {
+    fn of(header: &Header, interface: Interface) -> Self {
+        let owner = match header.level() {
+            Level::Network => Owner::Network(header.key_id),
+            Level::Device => Owner::Device(header.device_id, header.key_id),
+        };
+        Self { owner, interface, day: header.rotation() }
+    }
+
+    /// Consecutive days of one key lie in consecutive slots.
+    fn slot(&self) -> usize {
+        let owner = match self.owner {
+            Owner::Network(id) => u64::from(id.get()),
+            Owner::Device(device, id) => device.0 ^ u64::from(id.get()),
+        };
+        let mixed = owner.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        (mixed as usize)
+            .wrapping_add(self.day as usize)
+            .wrapping_add((self.interface as usize) << 4)
+            % CACHED_KEYS
+    }
+}
+
+impl Default for Authenticator {
+    fn default() -> Self {
+        Self { cache: Box::new([const { None }; CACHED_KEYS]), generation: 0 }
+    }
+}
+
+impl Authenticator {
+    /// Opens `frame` in place with the key its header names, if `ring` has it.
+    ///
+    /// `now` selects the days that are not limited: today and its neighbours.
+    pub fn open<'a>(
+        &mut self,
+        ring: &KeyRing,
+        frame: Frame<'a>,
+        interface: Interface,
+        now: Timestamp,
+    ) -> Result<Verified<'a>, Refusal> {
+        self.follow(ring);
+        let (header, associated, nonce, sealed) = frame.into_parts();
+        let name = KeyName::of(&header, interface);
+        let (key, from) = match self.cached(&name) {
+            Some(key) => (key, Source::Cache),
+            None => ring_key(ring, &name)?,
+        };
+        if from == Source::Derived {
+            let near = header.rotation().abs_diff(now.gps() / SECONDS_PER_DAY) <= 1;
+            if !near && !NO_TIME_DAYS.contains(&header.rotation()) && !ring.admit_unusual_day(now) {
+                return Err(Refusal::DayLimited);
+            }
+        }
+        let payload = &*aead(&key)
+            .open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(associated), sealed)
+            .map_err(|_| Refusal::BadTag)?;
+        if from == Source::Derived {
+            self.keep(ring, name, key);
+        }
+        Ok(Verified { header, level: header.level(), entropy: Some(header.entropy), payload })
+    }
+
+    /// Appends to `out` the frame of `header` and `plaintext`, sealed with the key the header names.
+    ///
+    /// The caller answers for the nonce: (device id, gps time, sequence, entropy) must never repeat.
+    pub fn seal(
+        &mut self,
+        ring: &KeyRing,
+        header: &Header,
+        layout: Layout,
+        interface: Interface,
+        plaintext: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), Refusal> {
+        self.follow(ring);
+        let name = KeyName::of(header, interface);
+        let key = match self.cached(&name) {
+            Some(key) => key,
+            None => {
+                let (key, from) = ring_key(ring, &name)?;
+                if from == Source::Derived {
+                    self.keep(ring, name, key.clone());
+                }
+                key
+            }
+        };
+        seal_with(&key, header, layout, plaintext, out);
+        Ok(())
+    }
+
+    /// Forgets everything when a key was added, replaced or removed.
+    fn follow(&mut self, ring: &KeyRing) {
+        let generation = ring.generation();
+        if self.generation != generation {
+            self.cache.fill_with(|| None);
+            self.generation = generation;
+        }
+    }
+
+    fn cached(&self, name: &KeyName) -> Option<DayKey> {
+        self.cache[name.slot()].as_ref().filter(|cached| cached.name == *name).map(|cached| cached.key.clone())
+    }
+
+    fn keep(&mut self, ring: &KeyRing, name: KeyName, key: DayKey) {
+        match (name.owner, name.interface) {
+            // There may be millions of these: they are kept beside the device's root key.
+            (Owner::Device(device, key_id), Interface::Udp) => ring.keep_day_key(device, key_id, name.day, key),
+            _ => self.cache[name.slot()] = Some(Cached { name, key }),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Cache,
+    Derived,
+}
+
+fn ring_key(ring: &KeyRing, name: &KeyName) -> Result<(DayKey, Source), Refusal> {
+    match name.owner {
+        Owner::Network(id) => {
+            let key = ring.network_day_key(id, name.interface, name.day).ok_or(Refusal::UnknownNetwork(id))?;
+            Ok((key, Source::Derived))
+        }
+        Owner::Device(device_id, key_id) => {
+            let keys = ring.device(device_id).ok_or(Refusal::UnknownDevice(device_id))?;
+            let root = keys.root(key_id).ok_or(Refusal::UnknownKey { device_id, key_id })?;
+            match keys.kept_day_key(key_id, name.day).filter(|_| name.interface == Interface::Udp) {
+                Some(key) => Ok((key, Source::Cache)),
+                None => Ok((root.day_key(name.interface, name.day), Source::Derived)),
+            }
+        }
+    }
+}
+
+/// As [`Authenticator::seal`], with a key at hand: what a device does, so what simulators, tests and benchmarks use.
+pub fn seal_with(key: &DayKey, header: &Header, layout: Layout, plaintext: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    header.encode(layout, out);
+    let body = out.len();
+    out.extend_from_slice(plaintext);
+    let mut nonce = [0; 12];
+    nonce.copy_from_slice(&out[start + layout.associated_len()..body]);
+    let (head, sealed) = out.split_at_mut(body);
+    let associated = Aad::from(&head[start..start + layout.associated_len()]);
+    let tag = aead(key).seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), associated, sealed);
+    #[allow(clippy::expect_used, reason = "ring refuses plaintexts above 256 GiB only")]
+    out.extend_from_slice(tag.expect("a plaintext that fits memory").as_ref());
+}
+
+/// As [`Authenticator::open`], with a key at hand: what a device does with a downlink. `None` if the tag does not fit.
+pub fn open_with<'a>(key: &DayKey, frame: Frame<'a>) -> Option<Verified<'a>> {
+    let (header, associated, nonce, sealed) = frame.into_parts();
+    let opened = aead(key).open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(associated), sealed);
+    let payload = &*opened.ok()?;
+    Some(Verified { header, level: header.level(), entropy: Some(header.entropy), payload })
+}
+
+fn aead(key: &DayKey) -> LessSafeKey {
+    #[allow(clippy::expect_used, reason = "the key has the length of the algorithm by its type")]
+    let key = UnboundKey::new(&CHACHA20_POLY1305, key.bytes()).expect("32 bytes");
+    LessSafeKey::new(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::frame::{Flags, PacketType};
+    use keys::{DeviceKey, RootKey};
+
+    const NETWORK: KeyId = KeyId::from_le_bytes([7, 0, 0]);
+    const NOW: Timestamp = Timestamp::from_gps(17_123 * 86_400 + 50);
+
+    fn ring() -> KeyRing {
+        let ring = KeyRing::default();
+        ring.set_network(NETWORK, RootKey::new([1; 32]));
+        ring
+    }
+
+    fn header(level: Level, gps_time: u32) -> Header {
+        Header {
+            packet_type: PacketType::TDF,
+            flags: Flags(if level == Level::Device { Flags::DEVICE_KEY } else { 0 }),
+            key_id: NETWORK,
+            device_id: DeviceId(5),
+            gps_time,
+            sequence: 3,
+            entropy: 4,
+        }
+    }
+
+    fn sealed(root: &RootKey, header: &Header) -> Vec<u8> {
+        let mut out = Vec::new();
+        let key = root.day_key(Interface::Udp, header.rotation());
+        seal_with(&key, header, Layout::Unversioned, b"hello", &mut out);
+        out
+    }
+
+    fn open(authenticator: &mut Authenticator, ring: &KeyRing, bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
+        let mut bytes = bytes.to_vec();
+        let frame = Frame::parse(&mut bytes, Layout::Unversioned).unwrap();
+        let verified = authenticator.open(ring, frame, Interface::Udp, NOW)?;
+        Ok(verified.payload().to_vec())
+    }
+
+    #[test]
+    fn a_stranger_cannot_fill_the_cache_and_a_member_can() {
+        let (ring, mut authenticator) = (ring(), Authenticator::default());
+        let good = sealed(&RootKey::new([1; 32]), &header(Level::Network, NOW.gps()));
+        let bad = sealed(&RootKey::new([2; 32]), &header(Level::Network, NOW.gps()));
+        assert_eq!(open(&mut authenticator, &ring, &bad), Err(Refusal::BadTag));
+        assert!(authenticator.cache.iter().all(Option::is_none));
+        assert_eq!(open(&mut authenticator, &ring, &good).unwrap(), b"hello");
+        assert_eq!(authenticator.cache.iter().flatten().count(), 1);
+        assert_eq!(open(&mut authenticator, &ring, &good).unwrap(), b"hello");
+    }
+
+    #[test]
+    fn a_replaced_key_is_in_force_for_the_next_frame() {
+        let (ring, mut authenticator) = (ring(), Authenticator::default());
+        let old = sealed(&RootKey::new([1; 32]), &header(Level::Network, NOW.gps()));
+        open(&mut authenticator, &ring, &old).unwrap();
+        ring.set_network(NETWORK, RootKey::new([2; 32]));
+        assert_eq!(open(&mut authenticator, &ring, &old), Err(Refusal::BadTag));
+        let new = sealed(&RootKey::new([2; 32]), &header(Level::Network, NOW.gps()));
+        open(&mut authenticator, &ring, &new).unwrap();
+    }
+
+    #[test]
+    fn unusual_days_are_limited_to_1000_a_second_in_all_and_usual_ones_are_not() {
+        let (ring, mut authenticator) = (ring(), Authenticator::default());
+        let stranger = RootKey::new([2; 32]);
+        let day = |day: u32| sealed(&stranger, &header(Level::Network, day * 86_400));
+        let unusual: Vec<_> = (0..1001).map(|day_index| open(&mut authenticator, &ring, &day(day_index))).collect();
+        assert!(unusual[..1000].iter().all(|result| *result == Err(Refusal::BadTag)));
+        assert_eq!(unusual[1000], Err(Refusal::DayLimited));
+        for usual in [17_122, 17_123, 17_124, 14_605, 14_971] {
+            assert_eq!(open(&mut authenticator, &ring, &day(usual)), Err(Refusal::BadTag), "{usual}");
+        }
+    }
+
+    #[test]
+    fn a_device_frame_needs_the_device_then_the_key_id_then_the_tag() {
+        let (ring, mut authenticator) = (ring(), Authenticator::default());
+        let root = RootKey::new([9; 32]);
+        let good = sealed(&root, &header(Level::Device, NOW.gps()));
+        assert_eq!(open(&mut authenticator, &ring, &good), Err(Refusal::UnknownDevice(DeviceId(5))));
+        ring.set_device(DeviceId(5), DeviceKey { key_id: KeyId::new(8), root: root.clone() }, None);
+        let refusal = Refusal::UnknownKey { device_id: DeviceId(5), key_id: NETWORK };
+        assert_eq!(open(&mut authenticator, &ring, &good), Err(refusal));
+        ring.set_device(DeviceId(5), DeviceKey { key_id: Some(NETWORK), root: RootKey::new([1; 32]) }, None);
+        assert_eq!(open(&mut authenticator, &ring, &good), Err(Refusal::BadTag));
+        ring.set_device(DeviceId(5), DeviceKey { key_id: Some(NETWORK), root }, None);
+        for _ in 0..2 {
+            assert_eq!(open(&mut authenticator, &ring, &good).unwrap(), b"hello");
+        }
+        assert!(authenticator.cache.iter().all(Option::is_none), "device keys are kept in the ring");
+    }
+
+    #[test]
+    fn a_root_key_without_key_id_learns_it_from_the_first_frame_it_opens() {
+        let (ring, mut authenticator) = (ring(), Authenticator::default());
+        let root = RootKey::new([9; 32]);
+        ring.set_device(DeviceId(5), DeviceKey { key_id: None, root: root.clone() }, None);
+        let good = sealed(&root, &header(Level::Device, NOW.gps()));
+        let other = Header { key_id: KeyId::from_le_bytes([9, 9, 9]), ..header(Level::Device, NOW.gps()) };
+        let forged = sealed(&RootKey::new([1; 32]), &other);
+        assert_eq!(open(&mut authenticator, &ring, &forged), Err(Refusal::BadTag));
+        open(&mut authenticator, &ring, &good).unwrap();
+        let refusal = Refusal::UnknownKey { device_id: DeviceId(5), key_id: other.key_id };
+        assert_eq!(open(&mut authenticator, &ring, &sealed(&root, &other)), Err(refusal));
+    }
+
+    #[test]
+    fn a_relay_vouches_for_no_more_than_its_own_level() {
+        let key = RootKey::new([1; 32]).day_key(Interface::Udp, NOW.gps() / 86_400);
+        for (relay, claimed, expected) in [
+            (Level::Network, Level::Device, Level::Network),
+            (Level::Device, Level::Network, Level::Network),
+            (Level::Device, Level::Device, Level::Device),
+        ] {
+            let mut out = Vec::new();
+            seal_with(&key, &header(relay, NOW.gps()), Layout::Unversioned, &[], &mut out);
+            let outer = open_with(&key, Frame::parse(&mut out, Layout::Unversioned).unwrap()).unwrap();
+            let inner = Verified::on_word_of(&outer, header(claimed, NOW.gps()), &[]);
+            assert_eq!((inner.level(), inner.entropy()), (expected, None));
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Names and counters of what happens on the packet path. They are rendered by the API.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What became of a datagram or of an entry of a container: exactly one of these. The names are the `result` labels of
+/// the metrics and appear in logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Disposition {
+    /// Authentic and counted.
+    Accepted,
+    /// Authentic and counted before.
+    Duplicate,
+    /// Authentic, but older than what can still be told from a replay.
+    TooOld,
+    /// Authentic, but something only a gateway sends: our own downlink came back.
+    Reflected,
+    /// Too few bytes to authenticate.
+    Short,
+    /// More than 2048 bytes, or cut by the receive buffer.
+    Oversize,
+    /// Network level, of a network whose key is not known.
+    UnknownNetwork,
+    /// Device level, of a device whose key is not known.
+    UnknownDevice,
+    /// Device level, with a key id that is none of the device's.
+    UnknownKey,
+    /// Failed authentication.
+    BadTag,
+    /// Authentic, of a device that is not registered, while only registered ones are served.
+    NotRegistered,
+    /// Key day neither near today nor of a device without time, and over the limit for such frames.
+    DayLimited,
+    /// Container entry only: an inner frame of another version.
+    BadVersion,
+    /// Container entry only: heard on an interface this gateway does not know.
+    UnknownInterface,
+}
+
+impl Disposition {
+    /// Every disposition, in the order of the counters.
+    pub const ALL: [Self; 14] = [
+        Self::Accepted,
+        Self::Duplicate,
+        Self::TooOld,
+        Self::Reflected,
+        Self::Short,
+        Self::Oversize,
+        Self::UnknownNetwork,
+        Self::UnknownDevice,
+        Self::UnknownKey,
+        Self::BadTag,
+        Self::NotRegistered,
+        Self::DayLimited,
+        Self::BadVersion,
+        Self::UnknownInterface,
+    ];
+    /// How many of [`Self::ALL`], from the front, a datagram can end in.
+    pub const DATAGRAM: usize = 12;
+
+    /// The metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Duplicate => "duplicate",
+            Self::TooOld => "too_old",
+            Self::Reflected => "reflected",
+            Self::Short => "short",
+            Self::Oversize => "oversize",
+            Self::UnknownNetwork => "unknown_network",
+            Self::UnknownDevice => "unknown_device",
+            Self::UnknownKey => "unknown_key",
+            Self::BadTag => "bad_tag",
+            Self::NotRegistered => "not_registered",
+            Self::DayLimited => "day_limited",
+            Self::BadVersion => "bad_version",
+            Self::UnknownInterface => "unknown_interface",
+        }
+    }
+}
+
+/// What one ingest thread counted since it last published: plain numbers, so that a packet costs no atomic operation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Datagrams by disposition.
+    pub datagrams: [u64; Disposition::ALL.len()],
+    /// Container entries by disposition.
+    pub entries: [u64; Disposition::ALL.len()],
+    /// Routes moved to another address.
+    pub route_moves: u64,
+    /// Acknowledgements handed to the kernel.
+    pub acks_sent: u64,
+    /// Acknowledgements the kernel did not take.
+    pub acks_failed: u64,
+    /// Authentic containers that end in a fault.
+    pub malformed_containers: u64,
+    /// Authentic TDF packets that end in a fault.
+    pub malformed_tdf: u64,
+}
+
+impl Tally {
+    /// One datagram ended in `disposition`.
+    pub fn datagram(&mut self, disposition: Disposition) {
+        self.datagrams[disposition as usize] += 1;
+    }
+
+    /// One container entry ended in `disposition`.
+    pub fn entry(&mut self, disposition: Disposition) {
+        self.entries[disposition as usize] += 1;
+    }
+}
+
+macro_rules! counters {
+    ($($field:ident),*) => {
+        /// The published counters of one ingest thread.
+        ///
+        /// Only that thread writes them, once a batch; a scrape reads them. Aligned so that two threads never share a
+        /// cache line.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub struct Counters {
+            datagrams: [AtomicU64; Disposition::ALL.len()],
+            entries: [AtomicU64; Disposition::ALL.len()],
+            $($field: AtomicU64,)*
+        }
+
+        impl Counters {
+            /// Adds `tally` and empties it. To be called by the owning thread only: the additions are not atomic.
+            pub fn publish(&self, tally: &mut Tally) {
+                let add = |to: &AtomicU64, more: u64| {
+                    if more != 0 {
+                        to.store(to.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+                    }
+                };
+                for (to, more) in self.datagrams.iter().zip(tally.datagrams) {
+                    add(to, more);
+                }
+                for (to, more) in self.entries.iter().zip(tally.entries) {
+                    add(to, more);
+                }
+                $(add(&self.$field, tally.$field);)*
+                *tally = Tally::default();
+            }
+
+            /// What was published so far.
+            pub fn read(&self) -> Tally {
+                let load = |from: &AtomicU64| from.load(Ordering::Relaxed);
+                Tally {
+                    datagrams: self.datagrams.each_ref().map(load),
+                    entries: self.entries.each_ref().map(load),
+                    $($field: load(&self.$field),)*
+                }
+            }
+        }
+    };
+}
+
+counters!(route_moves, acks_sent, acks_failed, malformed_containers, malformed_tdf);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_distinct_and_indexed_by_position() {
+        for (index, disposition) in Disposition::ALL.into_iter().enumerate() {
+            assert_eq!(disposition as usize, index);
+            assert!(Disposition::ALL[..index].iter().all(|other| other.label() != disposition.label()));
+        }
+        assert_eq!(Disposition::ALL[Disposition::DATAGRAM], Disposition::BadVersion);
+    }
+
+    #[test]
+    fn publishing_adds_and_empties_the_tally() {
+        let counters = Counters::default();
+        for round in 1..=2 {
+            let mut tally = Tally { route_moves: 3, ..Tally::default() };
+            tally.datagram(Disposition::BadTag);
+            tally.entry(Disposition::BadVersion);
+            counters.publish(&mut tally);
+            assert_eq!(tally, Tally::default());
+            let read = counters.read();
+            assert_eq!(read.datagrams[Disposition::BadTag as usize], round);
+            assert_eq!(read.entries[Disposition::BadVersion as usize], round);
+            assert_eq!(read.route_moves, 3 * round);
+        }
+    }
+}
