@@ -164,6 +164,9 @@ mod tests {
     fn key_ids_have_24_bits() {
         assert_eq!(KeyId::new(0x100_0000), None);
         let id = KeyId::from_le_bytes([0x3c, 0x2b, 0x1a]);
-        assert_eq!((id.get(), id.to_le_bytes(), id.to_string()), (1_715_004, [0x3c, 0x2b, 0x1a], "0x1a2b3c".to_owned()));
+        assert_eq!(
+            (id.get(), id.to_le_bytes(), id.to_string()),
+            (1_715_004, [0x3c, 0x2b, 0x1a], "0x1a2b3c".to_owned())
+        );
     }
 }

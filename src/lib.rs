@@ -1,7 +1,7 @@
 //! The front door for fleets of ePacket devices.
-pub mod id;
-pub mod clock;
-pub mod metrics;
-pub mod wire;
 pub mod auth;
+pub mod clock;
+pub mod id;
+pub mod metrics;
 pub mod table;
+pub mod wire;

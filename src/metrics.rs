@@ -95,6 +95,10 @@ pub struct Tally {
     pub malformed_containers: u64,
     /// Authentic TDF packets that end in a fault.
     pub malformed_tdf: u64,
+    /// Receive calls that brought at least one datagram.
+    pub receives: u64,
+    /// Datagrams the kernel dropped because the receive buffer was full.
+    pub kernel_drops: u64,
 }
 
 impl Tally {
@@ -151,10 +155,21 @@ macro_rules! counters {
                 }
             }
         }
+
+        impl std::iter::Sum for Tally {
+            fn sum<I: Iterator<Item = Self>>(tallies: I) -> Self {
+                tallies.fold(Self::default(), |mut sum, more| {
+                    sum.datagrams.iter_mut().zip(more.datagrams).for_each(|(to, more)| *to += more);
+                    sum.entries.iter_mut().zip(more.entries).for_each(|(to, more)| *to += more);
+                    $(sum.$field += more.$field;)*
+                    sum
+                })
+            }
+        }
     };
 }
 
-counters!(route_moves, acks_sent, acks_failed, malformed_containers, malformed_tdf);
+counters!(route_moves, acks_sent, acks_failed, malformed_containers, malformed_tdf, receives, kernel_drops);
 
 #[cfg(test)]
 mod tests {
@@ -182,6 +197,7 @@ mod tests {
             assert_eq!(read.datagrams[Disposition::BadTag as usize], round);
             assert_eq!(read.entries[Disposition::BadVersion as usize], round);
             assert_eq!(read.route_moves, 3 * round);
+            assert_eq!([read.clone(), read].into_iter().sum::<Tally>().route_moves, 6 * round);
         }
     }
 }

@@ -230,10 +230,7 @@ impl KeyRing {
         networks.get(&id).map(|root| root.day_key(interface, day))
     }
 
-    pub(super) fn device(
-        &self,
-        id: DeviceId,
-    ) -> Option<dashmap::mapref::one::Ref<'_, DeviceId, DeviceKeys>> {
+    pub(super) fn device(&self, id: DeviceId) -> Option<dashmap::mapref::one::Ref<'_, DeviceId, DeviceKeys>> {
         self.devices.get(&id)
     }
 

@@ -141,10 +141,7 @@ impl KeyName {
             Owner::Device(device, id) => device.0 ^ u64::from(id.get()),
         };
         let mixed = owner.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        (mixed as usize)
-            .wrapping_add(self.day as usize)
-            .wrapping_add((self.interface as usize) << 4)
-            % CACHED_KEYS
+        (mixed as usize).wrapping_add(self.day as usize).wrapping_add((self.interface as usize) << 4) % CACHED_KEYS
     }
 }
 

@@ -103,7 +103,9 @@ mod tests {
         assert!(first.is_own(DEVICE, 1500, 7, entropy));
         assert!(!first.is_own(DEVICE, 1500, 7, entropy ^ 1));
         assert!(nonces(1, 2000).is_own(DEVICE, 1500, 7, entropy), "before its start the match decides");
-        assert!(!nonces(2, 2000).is_own(DEVICE, 1500, 7, entropy) || nonces(2, 2000).entropy(DEVICE, 1500, 7) == entropy);
+        assert!(
+            !nonces(2, 2000).is_own(DEVICE, 1500, 7, entropy) || nonces(2, 2000).entropy(DEVICE, 1500, 7) == entropy
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Facts and section names are those of `docs/protocol.md`.
 
 pub mod container;
+pub mod control;
 pub mod frame;
 pub mod rpc;
 pub mod tdf;
