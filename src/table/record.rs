@@ -1,0 +1,372 @@
+//! The record of one device: what is held for each of millions, so laid out small.
+//!
+//! Fields that few devices need (relayed slot, IPv6 addresses, packets from elsewhere) live in a box beside it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::clock::Timestamp;
+use crate::id::{Cursor, DeviceId};
+use crate::wire::frame::{Flags, Level, PacketType};
+use crate::wire::tdf::Version;
+
+use super::route::{Application, DirectRoute, LastPacket, Path, RelayedRoute, Relaying, Route, Snapshot, Trust};
+use super::rules::{RouteChange, Session, Slot, Step, TimeClass, route_change};
+
+/// The state of one device. 104 bytes; with its key and the slack of the map, under 192 for each of ten million.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) session: Session,
+    /// Packets counted in this record's generation.
+    count: u64,
+    last_at: Timestamp,
+    first_at: Timestamp,
+    direct_at: Timestamp,
+    cold: Option<Box<Cold>>,
+    /// Greatest fresh GPS time over both slots, packets decrypted by a relay excepted; 0 before any.
+    pub(super) greatest: u32,
+    generation: u32,
+    last_gps: u32,
+    direct_v4: Ipv4Addr,
+    application_id: u32,
+    version_build: u32,
+    version_revision: u16,
+    version_major: u8,
+    version_minor: u8,
+    last_sequence: u16,
+    direct_sequence: u16,
+    direct_port: u16,
+    down_sequence: u16,
+    bits: u16,
+    last_type: u8,
+    last_class: u8,
+}
+
+#[derive(Debug, Default)]
+struct Cold {
+    direct_v6: Option<Ipv6Addr>,
+    /// Address of the last counted packet, where it is not the direct route's.
+    last_source: Option<SocketAddr>,
+    relayed: Option<RelayedRoute>,
+    relayed_session: Session,
+    relayed_greatest: u32,
+}
+
+/// One bit each in [`Record::bits`].
+mod bit {
+    pub(super) const REGISTERED: u16 = 1 << 0;
+    pub(super) const WATCH_SIDE: u16 = 1 << 1;
+    pub(super) const HAS_APPLICATION: u16 = 1 << 2;
+    pub(super) const HAS_DIRECT: u16 = 1 << 3;
+    pub(super) const DIRECT_V6: u16 = 1 << 4;
+    pub(super) const LAST_ROUTE_RELAYED: u16 = 1 << 5;
+    pub(super) const ALWAYS_RX: u16 = 1 << 6;
+    pub(super) const SINGLE_TX: u16 = 1 << 7;
+    pub(super) const LAST_DEVICE_LEVEL: u16 = 1 << 8;
+    pub(super) const LAST_PROVED: u16 = 1 << 9;
+    pub(super) const LAST_ON_ROUTE: u16 = 1 << 10;
+    pub(super) const LAST_SOURCE_COLD: u16 = 1 << 11;
+    pub(super) const DIRECT_TRUST_DEVICE: u16 = 1 << 12;
+    pub(super) const DIRECT_TRUST_VERIFIED: u16 = 1 << 13;
+    pub(super) const LAST_RELAYED: u16 = 1 << 14;
+}
+
+/// A counted packet, as the record takes it in.
+pub(super) struct Counting<'a> {
+    pub(super) path: &'a Path,
+    pub(super) step: Step,
+    pub(super) class: TimeClass,
+    pub(super) level: Level,
+    pub(super) packet_type: PacketType,
+    pub(super) flags: Flags,
+    pub(super) gps_time: u32,
+    pub(super) sequence: u16,
+    /// Proved, and newer than every packet before.
+    pub(super) newest: bool,
+    /// Whether the route policy lets this packet move a route.
+    pub(super) may_move: bool,
+    /// What the packet announces.
+    pub(super) application: Option<Application>,
+    pub(super) at: Timestamp,
+}
+
+impl Record {
+    /// A record before its first packet. `down_sequence` is where its downlinks start.
+    pub(super) fn new(generation: u32, registered: bool, down_sequence: u16) -> Self {
+        Self {
+            session: Session::default(),
+            count: 0,
+            last_at: Timestamp(0),
+            first_at: Timestamp(0),
+            direct_at: Timestamp(0),
+            cold: None,
+            greatest: 0,
+            generation,
+            last_gps: 0,
+            direct_v4: Ipv4Addr::UNSPECIFIED,
+            application_id: 0,
+            version_build: 0,
+            version_revision: 0,
+            version_major: 0,
+            version_minor: 0,
+            last_sequence: 0,
+            direct_sequence: 0,
+            direct_port: 0,
+            down_sequence,
+            bits: if registered { bit::REGISTERED } else { 0 },
+            last_type: 0,
+            last_class: 0,
+        }
+    }
+
+    fn has(&self, bit: u16) -> bool {
+        self.bits & bit != 0
+    }
+
+    fn set(&mut self, bit: u16, on: bool) {
+        self.bits = if on { self.bits | bit } else { self.bits & !bit };
+    }
+
+    pub(super) fn registered(&self) -> bool {
+        self.has(bit::REGISTERED)
+    }
+
+    pub(super) fn register(&mut self) {
+        self.set(bit::REGISTERED, true);
+    }
+
+    /// Whether fresh packets have to be compared with the side record.
+    pub(super) fn watches_side(&self) -> bool {
+        self.has(bit::WATCH_SIDE)
+    }
+
+    pub(super) fn watch_side(&mut self, on: bool) {
+        self.set(bit::WATCH_SIDE, on);
+    }
+
+    /// When the last packet was counted; 0 before any.
+    pub(super) fn last_at(&self) -> Timestamp {
+        self.last_at
+    }
+
+    /// The session of a slot and the greatest time its packets are measured against.
+    pub(super) fn marks(&self, slot: Slot) -> (Session, u32) {
+        match (slot, &self.cold) {
+            (Slot::Direct, _) => (self.session, self.greatest),
+            (Slot::Relayed, Some(cold)) => (cold.relayed_session, cold.relayed_greatest),
+            (Slot::Relayed, None) => (Session::default(), 0),
+        }
+    }
+
+    /// Stores the session of a slot. `fresh`: the time of a proved packet, and whether it counts for the direct slot too
+    /// (a relay's word does not: it must never make a direct packet look old).
+    pub(super) fn set_marks(&mut self, slot: Slot, session: Session, proved_gps: Option<u32>, relays_word: bool) {
+        let gps_time = proved_gps.unwrap_or(0);
+        match slot {
+            Slot::Direct => self.session = session,
+            Slot::Relayed => {
+                let cold = self.cold.get_or_insert_default();
+                cold.relayed_session = session;
+                cold.relayed_greatest = cold.relayed_greatest.max(gps_time);
+            }
+        }
+        if !relays_word {
+            self.greatest = self.greatest.max(gps_time);
+        }
+    }
+
+    /// The next downlink sequence.
+    pub(super) fn next_down_sequence(&mut self) -> u16 {
+        self.down_sequence = self.down_sequence.wrapping_add(1);
+        self.down_sequence
+    }
+
+    /// Takes in a packet that counts: cursor, route, last packet, state.
+    pub(super) fn count(&mut self, packet: &Counting<'_>) -> RouteChange {
+        let change = match packet.path {
+            Path::Direct(source) => self.count_direct(*source, packet),
+            Path::Relayed(through) => self.count_relayed(*through, packet),
+        };
+        if self.count == 0 {
+            self.first_at = packet.at;
+        }
+        self.count += 1;
+        self.last_at = packet.at;
+        self.last_gps = packet.gps_time;
+        self.last_sequence = packet.sequence;
+        self.last_type = packet.packet_type.0;
+        self.last_class = packet.class as u8;
+        self.set(bit::LAST_DEVICE_LEVEL, packet.level == Level::Device);
+        self.set(bit::LAST_PROVED, packet.step.proved());
+        let on_route = change != RouteChange::Kept;
+        self.set(bit::LAST_ON_ROUTE, on_route);
+        self.set(bit::LAST_RELAYED, matches!(packet.path, Path::Relayed(_)));
+        if let Some(application) = packet.application
+            && (packet.step.proved() || on_route)
+        {
+            self.set_application(application);
+        }
+        change
+    }
+
+    /// Sets what the device runs.
+    pub(super) fn set_application(&mut self, application: Application) {
+        self.application_id = application.id;
+        self.version_major = application.version.major;
+        self.version_minor = application.version.minor;
+        self.version_revision = application.version.revision;
+        self.version_build = application.version.build;
+        self.set(bit::HAS_APPLICATION, true);
+    }
+
+    fn count_direct(&mut self, source: SocketAddr, packet: &Counting<'_>) -> RouteChange {
+        let source = canonical(source);
+        let current = self.direct_address();
+        let change = route_change(current.map(|current| current == source), packet.newest, packet.may_move);
+        if change != RouteChange::Kept {
+            self.set_direct(source, packet, change);
+        }
+        self.set(bit::ALWAYS_RX, packet.flags.contains(Flags::ALWAYS_RX));
+        self.set(bit::SINGLE_TX, packet.flags.contains(Flags::SINGLE_TX));
+        self.remember_source(change == RouteChange::Kept, source);
+        change
+    }
+
+    fn set_direct(&mut self, source: SocketAddr, packet: &Counting<'_>, change: RouteChange) {
+        if change != RouteChange::Refreshed {
+            match source.ip() {
+                IpAddr::V4(v4) => self.direct_v4 = v4,
+                IpAddr::V6(v6) => self.cold.get_or_insert_default().direct_v6 = Some(v6),
+            }
+            self.set(bit::DIRECT_V6, source.is_ipv6());
+            self.set(bit::HAS_DIRECT, true);
+            self.direct_port = source.port();
+            self.set(bit::DIRECT_TRUST_DEVICE | bit::DIRECT_TRUST_VERIFIED, false);
+        }
+        // A refresh never lowers trust; a new route starts without any.
+        if packet.level == Level::Device {
+            self.set(bit::DIRECT_TRUST_DEVICE, true);
+        }
+        self.direct_at = packet.at;
+        self.direct_sequence = packet.sequence;
+        self.set(bit::LAST_ROUTE_RELAYED, false);
+    }
+
+    fn count_relayed(&mut self, through: Relaying, packet: &Counting<'_>) -> RouteChange {
+        let through = Relaying { address: canonical(through.address), ..through };
+        let cold = self.cold.get_or_insert_default();
+        let same = cold.relayed.as_ref().map(|route| route.through.same_path(&through));
+        let change = route_change(same, packet.newest, packet.may_move);
+        if change != RouteChange::Kept {
+            let trust = Trust::from(packet.level);
+            let kept = cold.relayed.as_ref().filter(|_| change == RouteChange::Refreshed).map(|route| route.trust);
+            cold.relayed = Some(RelayedRoute {
+                through,
+                received_at: packet.at,
+                sequence: packet.sequence,
+                trust: kept.map_or(trust, |kept| kept.max(trust)),
+            });
+            self.set(bit::LAST_ROUTE_RELAYED, true);
+        }
+        self.remember_source(true, through.address);
+        change
+    }
+
+    fn remember_source(&mut self, elsewhere: bool, source: SocketAddr) {
+        if elsewhere {
+            self.cold.get_or_insert_default().last_source = Some(source);
+        }
+        self.set(bit::LAST_SOURCE_COLD, elsewhere);
+    }
+
+    fn direct_address(&self) -> Option<SocketAddr> {
+        if !self.has(bit::HAS_DIRECT) {
+            return None;
+        }
+        let ip = match self.cold.as_ref().and_then(|cold| cold.direct_v6).filter(|_| self.has(bit::DIRECT_V6)) {
+            Some(v6) => IpAddr::V6(v6),
+            None => IpAddr::V4(self.direct_v4),
+        };
+        Some(SocketAddr::new(ip, self.direct_port))
+    }
+
+    fn direct(&self) -> Option<DirectRoute> {
+        let trust = if self.has(bit::DIRECT_TRUST_VERIFIED) {
+            Trust::Verified
+        } else if self.has(bit::DIRECT_TRUST_DEVICE) {
+            Trust::Device
+        } else {
+            Trust::Network
+        };
+        let address = self.direct_address()?;
+        Some(DirectRoute { address, received_at: self.direct_at, sequence: self.direct_sequence, trust })
+    }
+
+    fn last_packet(&self) -> Option<LastPacket> {
+        let elsewhere = self.cold.as_ref().and_then(|cold| cold.last_source);
+        let source = elsewhere.filter(|_| self.has(bit::LAST_SOURCE_COLD)).or_else(|| self.direct_address())?;
+        (self.count > 0).then_some(LastPacket {
+            packet_type: PacketType(self.last_type),
+            level: if self.has(bit::LAST_DEVICE_LEVEL) { Level::Device } else { Level::Network },
+            sequence: self.last_sequence,
+            gps_time: self.last_gps,
+            received_at: self.last_at,
+            class: [TimeClass::Fresh, TimeClass::NoTime, TimeClass::Old, TimeClass::Future]
+                [usize::from(self.last_class % 4)],
+            proved: self.has(bit::LAST_PROVED),
+            source,
+            on_route: self.has(bit::LAST_ON_ROUTE),
+            // The interface bits of Bluetooth mean something else (rule R8).
+            always_rx: self.has(bit::ALWAYS_RX) && !self.has(bit::LAST_RELAYED),
+            single_tx: self.has(bit::SINGLE_TX) && !self.has(bit::LAST_RELAYED),
+        })
+    }
+
+    /// The position of the last counted packet, in the process whose epochs begin at `base`.
+    pub(super) fn cursor(&self, base: u64) -> Cursor {
+        Cursor { epoch: base | u64::from(self.generation), n: self.count }
+    }
+
+    /// Copies everything out.
+    pub(super) fn snapshot(&self, device_id: DeviceId, base: u64) -> Snapshot {
+        let direct = self.direct();
+        let relayed = self.cold.as_ref().and_then(|cold| cold.relayed);
+        let last_route = match relayed.filter(|_| self.has(bit::LAST_ROUTE_RELAYED)) {
+            Some(route) => Some(Route::Relayed(route)),
+            None => direct.map(Route::Direct),
+        };
+        Snapshot {
+            device_id,
+            cursor: self.cursor(base),
+            registered: self.registered(),
+            first_packet_at: (self.count > 0).then_some(self.first_at),
+            last_packet: self.last_packet(),
+            last_route,
+            direct,
+            relayed,
+            application: self.has(bit::HAS_APPLICATION).then_some(Application {
+                id: self.application_id,
+                version: Version {
+                    major: self.version_major,
+                    minor: self.version_minor,
+                    revision: self.version_revision,
+                    build: self.version_build,
+                },
+            }),
+        }
+    }
+}
+
+/// One form for each address: an IPv4 one that came through an IPv6 socket is an IPv4 one.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_stays_small() {
+        assert!(size_of::<Record>() <= 112, "{}", size_of::<Record>());
+    }
+}
