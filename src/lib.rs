@@ -5,3 +5,8 @@ pub mod id;
 pub mod metrics;
 pub mod table;
 pub mod wire;
+
+#[cfg(feature = "server")]
+pub mod wait;
+#[cfg(feature = "server")]
+pub mod waiters;
