@@ -1,0 +1,260 @@
+//! UDP sockets: binding, socket options, and receiving and sending in batches ([`Receiver`], [`Sender`]).
+//!
+//! Knows addresses and bytes, nothing of what they mean. Linux only: packet information, forced receive buffers and
+//! `recvmmsg` are used as that kernel has them.
+
+mod receive;
+mod send;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use socket2::{Domain, Protocol, Type};
+
+pub use receive::{Datagram, MAX_DATAGRAM, RECEIVE_BATCH, Receiver};
+pub use send::{SEND_BATCH, Sender, Sent};
+
+/// A UDP socket that holds its address but belongs to no runtime yet.
+///
+/// Everything the program listens on is bound before any task starts, so that a port in use ends the program instead of
+/// half of it.
+#[derive(Debug)]
+pub struct BoundSocket {
+    socket: std::net::UdpSocket,
+    address: SocketAddr,
+    receive_buffer: usize,
+}
+
+impl BoundSocket {
+    /// Listens on `address`. An IPv6 address takes IPv6 only, so `0.0.0.0:p` and `[::]:p` can be listened on together
+    /// and no peer is ever an IPv4 address in IPv6 form.
+    ///
+    /// `receive_buffer` is how many bytes of arrived datagrams the kernel should hold. It is tried beyond the system's
+    /// limit first, which takes the right to administer the network, and then within it; what came of it is in
+    /// [`Self::receive_buffer`].
+    pub fn bind(address: SocketAddr, receive_buffer: usize) -> Result<Self, BindError> {
+        Self::open(address, receive_buffer).map_err(|source| BindError { address, source })
+    }
+
+    fn open(address: SocketAddr, receive_buffer: usize) -> io::Result<Self> {
+        let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+        } else {
+            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+        }
+        // The kernel doubles what it is given, in a 32-bit number.
+        let wanted = receive_buffer.min(i32::MAX as usize / 2);
+        if setsockopt(&socket, sockopt::RcvBufForce, &wanted).is_err() {
+            setsockopt(&socket, sockopt::RcvBuf, &wanted)?;
+        }
+        let receive_buffer = getsockopt(&socket, sockopt::RcvBuf)? / 2;
+        socket.bind(&address.into())?;
+        let socket = std::net::UdpSocket::from(socket);
+        let address = socket.local_addr()?;
+        Ok(Self { socket, address, receive_buffer })
+    }
+
+    /// The address listened on, with the port the system chose if 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The receive buffer the kernel gave, in the bytes that were asked for. The kernel reports and spends twice that:
+    /// a waiting datagram is charged with its bookkeeping, so that one of 100 bytes takes several hundred.
+    pub fn receive_buffer(&self) -> usize {
+        self.receive_buffer
+    }
+
+    /// Hands the socket to the current tokio runtime.
+    ///
+    /// # Errors
+    /// Whatever the runtime's poller answers.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, or in one without its input and output driver.
+    pub fn register(self) -> io::Result<Socket> {
+        Ok(Socket { socket: tokio::net::UdpSocket::from_std(self.socket)?, address: self.address })
+    }
+}
+
+/// A bound UDP socket within a runtime, to be shared by one [`Receiver`] and any number of [`Sender`]s.
+#[derive(Debug)]
+pub struct Socket {
+    socket: tokio::net::UdpSocket,
+    address: SocketAddr,
+}
+
+impl Socket {
+    /// The address listened on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many datagrams the kernel has dropped at this socket since it was opened, modulo 2^32: mostly because the
+    /// receive buffer was full, seldom because of a wrong checksum.
+    ///
+    /// Asked of the socket (`SO_MEMINFO`), so it is right even while nothing arrives. `SO_RXQ_OVFL`, which reports the
+    /// same number beside each datagram, is left off: see `receive.rs`.
+    fn dropped(&self) -> io::Result<u32> {
+        let memory = getsockopt(&self.socket, memory::MemoryInfo)?;
+        Ok(memory[libc::SK_MEMINFO_DROPS as usize])
+    }
+}
+
+/// Socket option `SO_MEMINFO`, which `nix` has no name for but has the means to add. In a module of its own because what
+/// its macro defines is public.
+mod memory {
+    use nix::{getsockopt_impl, libc, sockopt_impl};
+
+    /// Its words up to the count of drops.
+    type Words = [u32; libc::SK_MEMINFO_DROPS as usize + 1];
+
+    sockopt_impl!(
+        /// What the socket holds and has dropped.
+        MemoryInfo, GetOnly, libc::SOL_SOCKET, libc::SO_MEMINFO, Words
+    );
+}
+
+/// The local address a datagram arrived on, and thereby the one its reply leaves from.
+///
+/// The default leaves the choice to the system's routes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LocalAddress {
+    ip: Option<IpAddr>,
+    /// Interface number. Kept only for link-local addresses, which mean nothing without it; elsewhere it would force the
+    /// reply out of an interface against the system's routes.
+    interface: u32,
+}
+
+impl LocalAddress {
+    /// The address, unless the system is to choose.
+    pub fn ip(self) -> Option<IpAddr> {
+        self.ip
+    }
+
+    fn from_v4(info: libc::in_pktinfo) -> Self {
+        let ip = Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes());
+        Self { ip: Some(ip.into()).filter(|_| !ip.is_unspecified()), interface: 0 }
+    }
+
+    fn from_v6(info: libc::in6_pktinfo) -> Self {
+        let ip = Ipv6Addr::from(info.ipi6_addr.s6_addr);
+        // Nothing can be sent from a multicast address: the system chooses one of the same interface.
+        let interface = if ip.is_unicast_link_local() || ip.is_multicast() { info.ipi6_ifindex } else { 0 };
+        Self { ip: Some(ip.into()).filter(|_| !ip.is_multicast()), interface }
+    }
+
+    fn to_v4(self) -> libc::in_pktinfo {
+        let ip = match self.ip {
+            Some(IpAddr::V4(ip)) => ip,
+            _ => Ipv4Addr::UNSPECIFIED,
+        };
+        libc::in_pktinfo {
+            ipi_ifindex: 0,
+            ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(ip.octets()) },
+            ipi_addr: libc::in_addr { s_addr: 0 },
+        }
+    }
+
+    fn to_v6(self) -> libc::in6_pktinfo {
+        let ip = match self.ip {
+            Some(IpAddr::V6(ip)) => ip,
+            _ => Ipv6Addr::UNSPECIFIED,
+        };
+        libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: self.interface }
+    }
+}
+
+/// A UDP address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on udp {address}: {}", explain(source))]
+pub struct BindError {
+    /// The address asked for.
+    pub address: SocketAddr,
+    /// What the system answered.
+    pub source: io::Error,
+}
+
+fn explain(error: &io::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EADDRINUSE) => "address in use; stop the other process or choose another --udp-listen".to_owned(),
+        Some(Errno::EADDRNOTAVAIL) => "this machine does not have that address; choose another --udp-listen".to_owned(),
+        Some(Errno::EACCES | Errno::EPERM) => {
+            "permission denied; choose a port above 1023 for --udp-listen or grant CAP_NET_BIND_SERVICE".to_owned()
+        }
+        Some(Errno::EAFNOSUPPORT) => {
+            "this machine does not speak that version of IP; choose another --udp-listen".to_owned()
+        }
+        _ => format!("{error}; choose another --udp-listen"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUFFER: usize = 1 << 20;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_port_in_use_is_an_error_with_address_and_remedy() {
+        let first = BoundSocket::bind(address("127.0.0.1:0"), BUFFER).unwrap();
+        let taken = first.address();
+        let error = BoundSocket::bind(taken, BUFFER).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "cannot listen on udp {taken}: address in use; stop the other process or choose another --udp-listen"
+            )
+        );
+        assert_eq!(error.address, taken);
+    }
+
+    #[test]
+    fn a_foreign_address_is_an_error_with_address_and_remedy() {
+        let error = BoundSocket::bind(address("192.0.2.1:3001"), BUFFER).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot listen on udp 192.0.2.1:3001: this machine does not have that address; choose another --udp-listen"
+        );
+    }
+
+    #[test]
+    fn both_versions_of_ip_share_a_port() {
+        let v4 = BoundSocket::bind(address("0.0.0.0:0"), BUFFER).unwrap();
+        let v6 = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), v4.address().port());
+        assert_eq!(BoundSocket::bind(v6, BUFFER).unwrap().address(), v6);
+    }
+
+    #[test]
+    fn the_receive_buffer_is_reported_in_the_bytes_asked_for() {
+        // Below every system's limit, so it is given in full.
+        let small = BoundSocket::bind(address("127.0.0.1:0"), 65_536).unwrap();
+        assert_eq!(small.receive_buffer(), 65_536);
+        // More than a kernel can count is not an error, and what is given is not invented.
+        let vast = BoundSocket::bind(address("[::1]:0"), usize::MAX).unwrap();
+        assert!((65_536..1 << 30).contains(&vast.receive_buffer()), "{}", vast.receive_buffer());
+    }
+
+    #[test]
+    fn only_link_local_addresses_keep_their_interface() {
+        let arrived = |text: &str| {
+            let ip: Ipv6Addr = text.parse().unwrap();
+            let info = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: ip.octets() }, ipi6_ifindex: 7 };
+            let back = LocalAddress::from_v6(info).to_v6();
+            (Ipv6Addr::from(back.ipi6_addr.s6_addr).to_string(), back.ipi6_ifindex)
+        };
+        assert_eq!(arrived("fe80::1"), ("fe80::1".to_owned(), 7));
+        assert_eq!(arrived("2001:db8::1"), ("2001:db8::1".to_owned(), 0));
+        assert_eq!(arrived("ff02::1"), ("::".to_owned(), 7));
+    }
+}
