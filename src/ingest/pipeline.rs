@@ -1,0 +1,295 @@
+//! One datagram from end to end, as a synchronous function: parse, authenticate, record, wake, answer.
+//!
+//! No socket and no clock: bytes, source and time come in, a [`Disposition`] and perhaps an acknowledgement go out.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::auth::keys::{Interface, KeyRing};
+use crate::auth::nonce::OwnNonces;
+use crate::auth::{Authenticator, Verified};
+use crate::clock::Timestamp;
+use crate::id::DeviceId;
+use crate::metrics::{Disposition, Tally};
+use crate::table::route::{Application, Counted, Outcome, Path, Relaying};
+use crate::table::rules::{RouteChange, Step};
+use crate::table::{Packet, RoutePolicy, RouteTable};
+use crate::waiters::Waiters;
+use crate::wire::container::{self, Content, Entry, RouteInterface};
+use crate::wire::frame::{Flags, Frame, FrameError, Header, Layout, Level, PacketType};
+use crate::wire::tdf;
+
+use super::refusals::RefusalLog;
+
+/// What all ingest threads share.
+#[derive(Debug)]
+pub struct Core {
+    /// The keys of networks and devices.
+    pub keys: Arc<KeyRing>,
+    /// Last route and state of every device.
+    pub table: Arc<RouteTable>,
+    /// Who waits for whom.
+    pub waiters: Arc<Waiters>,
+    /// The nonces of our own downlinks.
+    pub nonces: OwnNonces,
+    /// What may move a route.
+    pub policy: RoutePolicy,
+}
+
+/// A datagram as the socket gave it.
+#[derive(Debug)]
+pub struct Datagram<'a> {
+    /// Its bytes; an authentic one is decrypted in place.
+    pub bytes: &'a mut [u8],
+    /// It was longer than the receive buffer.
+    pub truncated: bool,
+    /// Where it came from.
+    pub source: SocketAddr,
+    /// When it was read.
+    pub at: Timestamp,
+}
+
+/// Takes in datagrams, for one thread.
+#[derive(Debug)]
+pub struct Pipeline {
+    core: Arc<Core>,
+    authenticator: Authenticator,
+    refusals: RefusalLog,
+    /// Where sealed entries of containers are opened.
+    scratch: Vec<u8>,
+    /// What happened since the thread last published it.
+    pub tally: Tally,
+}
+
+/// What became of one packet, direct or out of a container.
+struct Taken {
+    disposition: Disposition,
+    step: Option<Step>,
+    counted: Option<Counted>,
+}
+
+impl Taken {
+    const fn refused(disposition: Disposition) -> Self {
+        Self { disposition, step: None, counted: None }
+    }
+}
+
+impl Pipeline {
+    /// A pipeline for one thread.
+    pub fn new(core: Arc<Core>) -> Self {
+        Self {
+            core,
+            authenticator: Authenticator::default(),
+            refusals: RefusalLog::default(),
+            scratch: Vec::with_capacity(crate::wire::MAX_DATAGRAM),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Takes in one datagram. If it is to be acknowledged, the acknowledgement is appended to `reply`, to be sent to the
+    /// datagram's source from the address it arrived at (rule R7).
+    pub fn take(&mut self, datagram: Datagram<'_>, reply: &mut Vec<u8>) -> Disposition {
+        let (source, at, len) = (datagram.source, datagram.at, datagram.bytes.len());
+        let taken = self.datagram(datagram, reply);
+        self.tally.datagram(taken.disposition);
+        if taken.counted.is_none() {
+            self.refusals.note(taken.disposition, taken.step, source, len, at);
+        }
+        taken.disposition
+    }
+
+    fn datagram(&mut self, datagram: Datagram<'_>, reply: &mut Vec<u8>) -> Taken {
+        let Datagram { bytes, truncated, source, at } = datagram;
+        if truncated {
+            return Taken::refused(Disposition::Oversize);
+        }
+        let frame = match Frame::parse(bytes, Layout::Unversioned) {
+            Ok(frame) => frame,
+            Err(error) => return Taken::refused(disposition_of(error)),
+        };
+        let verified = match self.authenticator.open(&self.core.keys, frame, Interface::Udp, at) {
+            Ok(verified) => verified,
+            Err(refusal) => return Taken::refused(refusal.into()),
+        };
+        let taken = self.packet(&verified, &Path::Direct(source), at);
+        if let Some(counted) = &taken.counted {
+            if let Some(sequence) = counted.ack_sequence {
+                self.acknowledge(&verified, sequence, at, reply);
+            }
+            if verified.header().packet_type == PacketType::RECEIVED_EPACKET {
+                self.container(&verified, source, at);
+            }
+        }
+        taken
+    }
+
+    /// An authentic packet: rules R1 to R5 and R9.
+    fn packet(&mut self, verified: &Verified<'_>, path: &Path, at: Timestamp) -> Taken {
+        if self.is_reflected(verified) {
+            return Taken::refused(Disposition::Reflected);
+        }
+        let announced = Announced::by(verified);
+        let device_id = verified.header().device_id;
+        let may_move = self.core.policy == RoutePolicy::Newest
+            || verified.level() == Level::Device
+            || !self.core.keys.has_device(device_id);
+        let packet = Packet { verified, path, may_move, application: announced.application, at };
+        match self.core.table.record(&packet) {
+            Outcome::Counted(counted) => {
+                self.core.waiters.wake(device_id);
+                if let Some((remote, application)) = announced.remote {
+                    self.core.table.set_application(remote, application, at);
+                }
+                self.tally.malformed_tdf += u64::from(announced.malformed);
+                self.tally.route_moves += u64::from(counted.change == RouteChange::Moved);
+                tracing::debug!(
+                    device = %device_id, kind = verified.header().packet_type.name(), source = %path.source(),
+                    rule = counted.step.name(), route = counted.change.name(), "packet"
+                );
+                Taken { disposition: Disposition::Accepted, step: Some(counted.step), counted: Some(counted) }
+            }
+            Outcome::Refused(step) => {
+                let disposition = if step == Step::TooOld { Disposition::TooOld } else { Disposition::Duplicate };
+                Taken { disposition, step: Some(step), counted: None }
+            }
+            Outcome::NotRegistered => Taken::refused(Disposition::NotRegistered),
+        }
+    }
+
+    /// Rule R2: one of our own downlinks come back. What a relay decrypted has lost the entropy by which it would show.
+    fn is_reflected(&self, verified: &Verified<'_>) -> bool {
+        let header = verified.header();
+        header.packet_type.is_downlink_only()
+            || header.packet_type.is_both_ways()
+                && verified.entropy().is_some_and(|entropy| {
+                    self.core.nonces.is_own(header.device_id, header.gps_time, header.sequence, entropy)
+                })
+    }
+
+    /// Rule R7: at the level and by the key of the packet that asks, with the gateway's true time.
+    fn acknowledge(&mut self, verified: &Verified<'_>, sequence: u16, at: Timestamp, reply: &mut Vec<u8>) {
+        let asking = verified.header();
+        let gps_time = at.gps();
+        let header = Header {
+            packet_type: PacketType::ACK,
+            flags: Flags(asking.flags.0 & Flags::DEVICE_KEY),
+            key_id: asking.key_id,
+            device_id: asking.device_id,
+            gps_time,
+            sequence,
+            entropy: self.core.nonces.entropy(asking.device_id, gps_time, sequence),
+        };
+        let payload = asking.sequence.to_le_bytes();
+        let (keys, layout) = (&self.core.keys, Layout::Unversioned);
+        if let Err(refusal) = self.authenticator.seal(keys, &header, layout, Interface::Udp, &payload, reply) {
+            // The key opened the packet a moment ago, so it was removed since.
+            tracing::debug!(device = %asking.device_id, %refusal, "not acknowledged");
+        }
+    }
+
+    /// The packets of other devices that a relay passes on. A malformed container stands up to its fault (rule R0).
+    fn container(&mut self, outer: &Verified<'_>, source: SocketAddr, at: Timestamp) {
+        for entry in container::entries(outer.payload()) {
+            match entry {
+                Ok(entry) => {
+                    let disposition = self.entry(outer, &entry, source, at);
+                    self.tally.entry(disposition);
+                }
+                Err(error) => {
+                    self.tally.malformed_containers += 1;
+                    tracing::debug!(relay = %outer.header().device_id, %error, "malformed container");
+                }
+            }
+        }
+    }
+
+    fn entry(&mut self, outer: &Verified<'_>, entry: &Entry<'_>, source: SocketAddr, at: Timestamp) -> Disposition {
+        let Some(interface) = key_interface(entry.interface) else { return Disposition::UnknownInterface };
+        let path = Path::Relayed(Relaying {
+            relay: outer.header().device_id,
+            level: outer.level(),
+            address: source,
+            sequence: outer.header().sequence,
+            interface: entry.interface,
+            bt: entry.bt,
+            rssi_dbm: entry.rssi_dbm,
+        });
+        match entry.content {
+            Content::Opened { header, payload } => {
+                self.packet(&Verified::on_word_of(outer, header, payload), &path, at).disposition
+            }
+            Content::Sealed(bytes) => self.sealed_entry(bytes, interface, &path, at),
+        }
+    }
+
+    fn sealed_entry(&mut self, bytes: &[u8], interface: Interface, path: &Path, at: Timestamp) -> Disposition {
+        // Taken out of `self` while the packet borrows it.
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        scratch.extend_from_slice(bytes);
+        let disposition = match Frame::parse(&mut scratch, Layout::Versioned) {
+            Err(error) => disposition_of(error),
+            Ok(frame) => match self.authenticator.open(&self.core.keys, frame, interface, at) {
+                Ok(verified) => self.packet(&verified, path, at).disposition,
+                Err(refusal) => refusal.into(),
+            },
+        };
+        self.scratch = scratch;
+        disposition
+    }
+}
+
+fn disposition_of(error: FrameError) -> Disposition {
+    match error {
+        FrameError::Short { .. } => Disposition::Short,
+        FrameError::Oversize { .. } => Disposition::Oversize,
+        FrameError::Version(_) => Disposition::BadVersion,
+    }
+}
+
+/// The key a frame heard on `interface` was sealed with. A relay hears others over Bluetooth only (docs/protocol.md,
+/// containers).
+fn key_interface(interface: RouteInterface) -> Option<Interface> {
+    match interface {
+        RouteInterface::BtAdv => Some(Interface::BtAdv),
+        RouteInterface::BtPeripheral | RouteInterface::BtCentral => Some(Interface::BtGatt),
+        _ => None,
+    }
+}
+
+/// What the readings of a packet say.
+#[derive(Default)]
+struct Announced {
+    /// What the sender runs.
+    application: Option<Application>,
+    /// What another device runs.
+    remote: Option<(DeviceId, Application)>,
+    malformed: bool,
+}
+
+impl Announced {
+    fn by(verified: &Verified<'_>) -> Self {
+        match verified.header().packet_type {
+            PacketType::TDF => {
+                let (application, malformed) = application(verified.payload());
+                Self { application, malformed, remote: None }
+            }
+            PacketType::TDF_REMOTE => match tdf::split_remote(verified.payload()) {
+                Some((remote, readings)) => {
+                    let (application, malformed) = application(readings);
+                    Self { remote: application.map(|application| (remote, application)), malformed, application: None }
+                }
+                None => Self { malformed: true, ..Self::default() },
+            },
+            _ => Self::default(),
+        }
+    }
+}
+
+/// The application that readings announce, and whether they end in a fault.
+fn application(readings: &[u8]) -> (Option<Application>, bool) {
+    let scan = tdf::scan(readings);
+    let application =
+        scan.announce.map(|announce| Application { id: announce.application_id, version: announce.version });
+    (application, scan.fault.is_some())
+}

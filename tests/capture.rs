@@ -1,0 +1,216 @@
+//! Traffic of real firmware, replayed packet by packet through the whole pipeline with the clock of the capture.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use lastroute::auth::keys::{DayKey, DeviceKey, Interface, KeyPair, KeyRing, RootKey};
+use lastroute::auth::nonce::OwnNonces;
+use lastroute::auth::{Verified, open_with};
+use lastroute::clock::Timestamp;
+use lastroute::id::{DeviceId, KeyId};
+use lastroute::ingest::pipeline::{Core, Datagram, Pipeline};
+use lastroute::metrics::Disposition;
+use lastroute::table::route::Route;
+use lastroute::table::{RoutePolicy, RouteTable, TableConfig};
+use lastroute::waiters::{Waiters, WaitersConfig};
+use lastroute::wire::frame::{Flags, Frame, Layout, Level, PacketType};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Capture {
+    runs: Vec<Run>,
+}
+
+#[derive(Deserialize)]
+struct Run {
+    name: String,
+    started_unix: f64,
+    device_id: DeviceId,
+    keys: Keys,
+    datagrams: Vec<Captured>,
+}
+
+#[derive(Deserialize)]
+struct Keys {
+    network_id: u32,
+    network_root_key: String,
+    cloud_private_key: String,
+    device_public_key: String,
+    device_root_key: String,
+    device_key_id: u32,
+}
+
+#[derive(Clone, Deserialize)]
+struct Captured {
+    time: f64,
+    dir: String,
+    addr: SocketAddr,
+    hex: String,
+    #[serde(rename = "timeClass")]
+    time_class: Option<String>,
+}
+
+fn runs() -> Vec<Run> {
+    serde_json::from_str::<Capture>(include_str!("vectors/firmware-capture.json")).unwrap().runs
+}
+
+fn key(text: &str) -> [u8; 32] {
+    hex::decode(text).unwrap().try_into().unwrap()
+}
+
+impl Run {
+    fn network(&self) -> (KeyId, RootKey) {
+        (KeyId::new(self.keys.network_id).unwrap(), RootKey::new(key(&self.keys.network_root_key)))
+    }
+
+    fn gateway(&self) -> Gateway {
+        let cloud = KeyPair::from_private(key(&self.keys.cloud_private_key));
+        let keys = KeyRing::default();
+        let (network, root) = self.network();
+        keys.set_network(network, root);
+        let root = cloud.shared_root(key(&self.keys.device_public_key)).unwrap();
+        let device_key = DeviceKey { key_id: KeyId::new(self.keys.device_key_id), root };
+        keys.set_device(self.device_id, device_key, None);
+        let started = Timestamp((self.started_unix * 1000.0) as u64);
+        let table = Arc::new(RouteTable::new(&TableConfig::default()));
+        table.register(self.device_id, started);
+        let core = Arc::new(Core {
+            keys: Arc::new(keys),
+            table: table.clone(),
+            waiters: Arc::new(Waiters::new(&WaitersConfig::default())),
+            nonces: OwnNonces::new(&cloud, started),
+            policy: RoutePolicy::Newest,
+        });
+        Gateway { table, pipeline: Pipeline::new(core) }
+    }
+
+    /// The root key of a frame with these flags.
+    fn root(&self, level: Level) -> RootKey {
+        match level {
+            Level::Network => self.network().1,
+            Level::Device => RootKey::new(key(&self.keys.device_root_key)),
+        }
+    }
+}
+
+struct Gateway {
+    table: Arc<RouteTable>,
+    pipeline: Pipeline,
+}
+
+impl Gateway {
+    fn take(&mut self, captured: &Captured, at: Timestamp) -> (Disposition, Vec<u8>) {
+        let mut bytes = hex::decode(&captured.hex).unwrap();
+        let mut reply = Vec::new();
+        let datagram = Datagram { bytes: &mut bytes, truncated: false, source: captured.addr, at };
+        (self.pipeline.take(datagram, &mut reply), reply)
+    }
+}
+
+impl Captured {
+    fn at(&self) -> Timestamp {
+        Timestamp((self.time * 1000.0) as u64)
+    }
+
+    fn is_up(&self) -> bool {
+        self.dir == "up"
+    }
+}
+
+fn opened<'a>(run: &Run, bytes: &'a mut [u8]) -> Verified<'a> {
+    let header = *Frame::parse(bytes, Layout::Unversioned).unwrap().header();
+    let day_key: DayKey = run.root(header.level()).day_key(Interface::Udp, header.rotation());
+    open_with(&day_key, Frame::parse(bytes, Layout::Unversioned).unwrap()).unwrap()
+}
+
+/// Every uplink counts once, with the class the capture names, moves or refreshes the route, and is acknowledged if it
+/// asks.
+fn replay(run: &Run, gateway: &mut Gateway) -> usize {
+    let mut uplinks = 0;
+    let counted_before = gateway.table.cursor(run.device_id).n;
+    for captured in run.datagrams.iter().filter(|captured| captured.is_up()) {
+        let at = captured.at();
+        let place = format!("{} at {}: {}", run.name, captured.time, captured.hex);
+        let mut copy = hex::decode(&captured.hex).unwrap();
+        let packet = opened(run, &mut copy);
+        let (disposition, mut reply) = gateway.take(captured, at);
+        uplinks += 1;
+        assert_eq!(disposition, Disposition::Accepted, "{place}");
+        let snapshot = gateway.table.snapshot(run.device_id).unwrap();
+        let last = snapshot.last_packet.unwrap();
+        assert_eq!(snapshot.cursor.n, counted_before + uplinks, "{place}");
+        assert_eq!(Some(last.class.name()), captured.time_class.as_deref(), "{place}");
+        assert_eq!((last.packet_type, last.level), (packet.header().packet_type, packet.level()), "{place}");
+        assert_eq!((last.sequence, last.gps_time), (packet.header().sequence, packet.header().gps_time), "{place}");
+        assert_eq!((last.source, last.on_route, last.received_at), (captured.addr, true, at), "{place}");
+        let Some(Route::Direct(route)) = snapshot.last_route else { panic!("{place}: {snapshot:?}") };
+        assert_eq!((route.address, route.received_at), (captured.addr, at), "{place}");
+
+        assert_eq!(!reply.is_empty(), packet.header().flags.contains(Flags::ACK_REQUEST), "{place}");
+        if !reply.is_empty() {
+            assert_eq!(reply.len(), 40, "{place}");
+            let ack = opened(run, &mut reply);
+            assert_eq!(ack.header().packet_type, PacketType::ACK, "{place}");
+            assert_eq!((ack.level(), ack.header().key_id), (packet.level(), packet.header().key_id), "{place}");
+            assert_eq!((ack.header().device_id, ack.header().gps_time), (run.device_id, at.gps()), "{place}");
+            assert_eq!(ack.payload(), packet.header().sequence.to_le_bytes(), "{place}");
+        }
+        // The same bytes again, from anywhere, change nothing.
+        let elsewhere = Captured { addr: SocketAddr::from(([198, 51, 100, 9], 7)), ..captured.clone() };
+        let (disposition, reply) = gateway.take(&elsewhere, at);
+        assert!(matches!(disposition, Disposition::Duplicate | Disposition::TooOld), "{place}: {disposition:?}");
+        assert!(reply.is_empty(), "{place}");
+        assert_eq!(gateway.table.snapshot(run.device_id).unwrap(), snapshot, "{place}");
+    }
+    uplinks as usize
+}
+
+#[test]
+fn every_uplink_of_every_run_counts_exactly_once() {
+    let uplinks: usize = runs().iter().map(|run| replay(run, &mut run.gateway())).sum();
+    let captured: usize = runs().iter().map(|run| run.datagrams.iter().filter(|one| one.is_up()).count()).sum();
+    assert_eq!((uplinks, captured), (164, 164));
+}
+
+#[test]
+fn the_second_boot_of_a_device_counts_on_where_the_first_ended() {
+    let runs = runs();
+    let run = |name: &str| runs.iter().find(|run| run.name == name).unwrap();
+    let mut gateway = run("sync").gateway();
+    let first = replay(run("sync"), &mut gateway);
+    let second = replay(run("reboot"), &mut gateway);
+    assert_eq!(gateway.table.cursor(run("sync").device_id).n as usize, first + second);
+}
+
+#[test]
+fn what_the_firmware_announces_is_known_afterwards() {
+    for run in runs() {
+        let mut gateway = run.gateway();
+        replay(&run, &mut gateway);
+        let announced = run.datagrams.iter().filter(|captured| captured.is_up()).any(|captured| {
+            let mut bytes = hex::decode(&captured.hex).unwrap();
+            let packet = opened(&run, &mut bytes);
+            // This firmware sends ANNOUNCE_V2 without a timestamp, first or behind other readings.
+            packet.header().packet_type == PacketType::TDF
+                && packet.payload().windows(3).any(|front| front == [7, 0, 29])
+        });
+        let application = gateway.table.snapshot(run.device_id).unwrap().application;
+        assert_eq!(application.is_some(), announced, "{}", run.name);
+    }
+}
+
+#[test]
+fn no_downlink_counts_when_it_comes_back() {
+    for run in runs() {
+        let mut gateway = run.gateway();
+        for captured in run.datagrams.iter().filter(|captured| !captured.is_up()) {
+            let (disposition, reply) = gateway.take(captured, captured.at());
+            let kind = hex::decode(&captured.hex).unwrap().first().copied().map(PacketType);
+            // The capture tried a few types on the device that a device sends itself. Their nonces are not ours.
+            let of_a_device = matches!(kind, Some(PacketType::TDF | PacketType::KEY_IDS | PacketType(200)));
+            assert_eq!(disposition == Disposition::Accepted, of_a_device, "{}: {}", run.name, captured.hex);
+            assert!(reply.is_empty(), "{}: {}", run.name, captured.hex);
+        }
+    }
+}
