@@ -9,6 +9,8 @@ pub mod wire;
 #[cfg(feature = "server")]
 pub mod ingest;
 #[cfg(feature = "server")]
+pub mod simulate;
+#[cfg(feature = "server")]
 pub mod udp;
 #[cfg(feature = "server")]
 pub mod wait;

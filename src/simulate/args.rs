@@ -1,0 +1,265 @@
+//! The arguments of the `simulate` command, and the configuration a gateway needs to know the simulated devices.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::identity::{device_blocks, network_block};
+use super::{Config, MAX_DEVICES, SimulateError};
+use crate::auth::keys::RootKey;
+use crate::id::KeyId;
+
+/// Share of device-level devices where the gateway's key is given and no share is: the rest is as stock firmware does.
+const DEVICE_LEVEL: f64 = 0.25;
+
+/// Simulate devices that report to a gateway
+#[derive(Clone, Debug, clap::Args)]
+pub struct SimulateArgs {
+    /// Address and port of the gateway. Default: 127.0.0.1:3001
+    #[arg(long, value_name = "ADDRESS")]
+    pub gateway: Option<SocketAddr>,
+    /// How many devices, 1 to 50000. Default: 10
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_DEVICES)))]
+    pub devices: Option<u32>,
+    /// Which devices, 0 to 65535: ids and keys follow from it. Default: 1
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u16>,
+    /// Their network, six hex digits. Default: 000000, the factory network, whose key is public
+    #[arg(long, value_name = "ID", value_parser = network, requires = "network_key_file")]
+    pub network: Option<KeyId>,
+    /// The root key of their network, the file the gateway reads
+    #[arg(long, value_name = "FILE", requires = "network")]
+    pub network_key_file: Option<PathBuf>,
+    /// The gateway's public key, 32 bytes as base64. Without it all traffic is network level
+    #[arg(long, value_name = "BASE64", value_parser = public_key)]
+    pub cloud_public_key: Option<PublicKey>,
+    /// Time from one packet of a device to its next. Default: 10s
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub cadence: Option<Duration>,
+    /// Devices that sleep between packets; the others listen all the time. Default: 70
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub sleeping: Option<f64>,
+    /// How long a sleeping device listens after a packet. Default: 2s
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub window: Option<Duration>,
+    /// Packets that come from a new port, because the NAT forgot the old one. Default: 1
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub rebind: Option<f64>,
+    /// Devices without time until the first downlink. Default: 50
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub no_time: Option<f64>,
+    /// Devices whose telemetry is at device level. Default: 25 with the gateway's public key, else 0
+    #[arg(long, value_name = "PERCENT", value_parser = percent, requires = "cloud_public_key")]
+    pub device_level: Option<f64>,
+    /// Packets that ask for an acknowledgement. Default: 10
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    pub ack: Option<f64>,
+    /// Silence of the gateway after which every packet asks for an acknowledgement. Default: 5m
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub ack_after: Option<Duration>,
+    /// How long to run. Default: until interrupted
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Write the gateway's configuration of these devices to a new file, and do nothing else
+    #[arg(long, value_name = "FILE", requires = "cloud_public_key")]
+    pub write_config: Option<PathBuf>,
+}
+
+/// 32 bytes of an X25519 public key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublicKey(pub [u8; 32]);
+
+impl SimulateArgs {
+    /// The configuration these arguments describe. `network_root` is what `network_key_file` holds, if it is given.
+    ///
+    /// # Errors
+    /// A setting out of its range, with its value and range.
+    pub fn config(&self, network_root: Option<RootKey>) -> Result<Config, SimulateError> {
+        let default = Config::default();
+        let device_level = if self.cloud_public_key.is_some() { DEVICE_LEVEL } else { default.device_level };
+        let config = Config {
+            gateway: self.gateway.unwrap_or(default.gateway),
+            devices: self.devices.unwrap_or(default.devices),
+            seed: self.seed.unwrap_or(default.seed),
+            network: self.network.unwrap_or(default.network),
+            network_root: network_root.unwrap_or(default.network_root),
+            cloud_public: self.cloud_public_key.map_or(default.cloud_public, |key| key.0),
+            cadence: self.cadence.unwrap_or(default.cadence),
+            sleeping: self.sleeping.unwrap_or(default.sleeping),
+            window: self.window.unwrap_or(default.window),
+            rebind: self.rebind.unwrap_or(default.rebind),
+            no_time: self.no_time.unwrap_or(default.no_time),
+            device_level: self.device_level.unwrap_or(device_level),
+            ack_share: self.ack.unwrap_or(default.ack_share),
+            ack_after: self.ack_after.unwrap_or(default.ack_after),
+            duration: self.duration,
+            sockets: default.sockets,
+            jitter: default.jitter,
+            ack_limit: default.ack_limit,
+            announce_every: default.announce_every,
+        };
+        config.check()?;
+        Ok(config)
+    }
+}
+
+/// Writes the `[[network]]` and `[[device]]` blocks of a gateway's configuration to the new file `path`.
+/// `network_key_file` is where the gateway finds the key of their network, unless that is the factory network.
+///
+/// # Errors
+/// A file that exists already or cannot be written, named; a public key that protects nothing.
+pub fn write_gateway_config(path: &Path, config: &Config, network_key_file: Option<&Path>) -> Result<(), WriteError> {
+    let file_error = |path: &Path| {
+        let path = path.to_owned();
+        |source| WriteError::File { path, source }
+    };
+    // A relative path would be taken from the directory of the new file.
+    let key_file = network_key_file.map(|file| std::path::absolute(file).map_err(file_error(file))).transpose()?;
+    let network = network_block(config.network, "simulated", key_file.as_deref())?;
+    let text = network + &device_blocks(&config.identities()?);
+    // Never over what is there.
+    let write = || OpenOptions::new().write(true).create_new(true).open(path)?.write_all(text.as_bytes());
+    write().map_err(file_error(path))
+}
+
+/// Why the gateway's configuration was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The devices cannot be made.
+    #[error(transparent)]
+    Simulate(#[from] SimulateError),
+    /// The path of the network key file is no text.
+    #[error("the path of the network key file cannot be written in a configuration: {0}")]
+    Path(#[from] toml::ser::Error),
+    /// A file.
+    #[error("cannot write {}: {source}", path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+fn network(text: &str) -> Result<KeyId, String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    let number = match digits.len() {
+        6 if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) => u32::from_str_radix(digits, 16).ok(),
+        _ => None,
+    };
+    number.and_then(KeyId::new).ok_or_else(|| "a network id is six hex digits, for example 000a17".to_owned())
+}
+
+fn public_key(text: &str) -> Result<PublicKey, String> {
+    let bytes = STANDARD.decode(text.trim()).ok().and_then(|bytes| bytes.try_into().ok());
+    bytes.map(PublicKey).ok_or_else(|| "a public key is 32 bytes as base64: 44 characters".to_owned())
+}
+
+/// A share, given in percent.
+fn percent(text: &str) -> Result<f64, String> {
+    let number: Option<f64> = text.strip_suffix('%').unwrap_or(text).parse().ok();
+    let share = number.filter(|number| (0.0..=100.0).contains(number)).map(|number| number / 100.0);
+    share.ok_or_else(|| "a share is a number from 0 to 100".to_owned())
+}
+
+/// Reads a duration with its unit, such as `500ms` or `1h 30m`.
+///
+/// # Errors
+/// Says what one looks like.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: Option<jiff::SignedDuration> = text.parse().ok();
+    parsed
+        .and_then(|parsed| Duration::try_from(parsed).ok())
+        .ok_or_else(|| "a duration is a number with its unit, for example 500ms, 10s, 5m or 1h 30m".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::keys::KeyPair;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: SimulateArgs,
+    }
+
+    fn parse(flags: &[&str]) -> Result<SimulateArgs, clap::Error> {
+        Command::try_parse_from([&["simulate"], flags].concat()).map(|command| command.args)
+    }
+
+    fn cloud() -> (KeyPair, String) {
+        let keys = KeyPair::from_private([0x11; 32]);
+        let text = STANDARD.encode(keys.public());
+        (keys, text)
+    }
+
+    #[test]
+    fn without_flags_everything_is_the_default() {
+        let config = parse(&[]).unwrap().config(None).unwrap();
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn flags_carry_their_units() {
+        let (_, cloud) = cloud();
+        let flags =
+            ["--devices", "7", "--seed", "9", "--cadence", "500ms", "--window", "0s", "--sleeping", "30", "--rebind"];
+        let more =
+            ["2.5%", "--no-time", "100", "--ack", "0", "--ack-after", "2m", "--duration", "1h", "--gateway", "[::1]:9"];
+        let config =
+            parse(&[&flags[..], &more, &["--cloud-public-key", &cloud]].concat()).unwrap().config(None).unwrap();
+        assert_eq!((config.devices, config.seed, config.gateway.to_string()), (7, 9, "[::1]:9".to_owned()));
+        assert_eq!((config.sleeping, config.rebind, config.no_time, config.ack_share), (0.3, 0.025, 1.0, 0.0));
+        assert_eq!((config.cadence, config.window), (Duration::from_millis(500), Duration::ZERO));
+        assert_eq!((config.ack_after, config.duration), (Duration::from_secs(120), Some(Duration::from_secs(3600))));
+        assert_eq!(config.device_level, DEVICE_LEVEL, "with the gateway's key some traffic is at device level");
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for flags in [
+            &["--devices", "0"][..],
+            &["--devices", "50001"],
+            &["--seed", "65536"],
+            &["--cadence", "10"],
+            &["--cadence", "-1s"],
+            &["--sleeping", "101"],
+            &["--sleeping", "NaN"],
+            &["--network", "a17", "--network-key-file", "key"],
+            &["--network", "000a17"],
+            &["--network-key-file", "key"],
+            &["--device-level", "10"],
+            &["--write-config", "file"],
+            &["--cloud-public-key", "AAAA"],
+        ] {
+            assert!(parse(flags).is_err(), "{flags:?}");
+        }
+        let refusal = parse(&["--cadence", "0s"]).unwrap().config(None).unwrap_err();
+        assert_eq!(refusal.to_string(), "a cadence of 0ns: at least 1 ms is needed");
+    }
+
+    #[test]
+    fn the_gateway_configuration_names_every_device_and_is_never_written_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, key_file) = (directory.path().join("fleet.toml"), directory.path().join("network.key"));
+        let config = Config { devices: 3, cloud_public: cloud().0.public(), ..Config::default() };
+        write_gateway_config(&path, &config, Some(&key_file)).unwrap();
+        let table: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
+        assert_eq!(table["network"][0]["key-file"].as_str().map(PathBuf::from), Some(key_file));
+        assert_eq!(table["device"].as_array().map(Vec::len), Some(3));
+
+        let again = write_gateway_config(&path, &config, None).unwrap_err();
+        assert!(again.to_string().starts_with(&format!("cannot write {}: ", path.display())), "{again}");
+        let other = directory.path().join("factory.toml");
+        write_gateway_config(&other, &config, None).unwrap();
+        let table: toml::Table = std::fs::read_to_string(&other).unwrap().parse().unwrap();
+        assert!(table["network"][0].get("key-file").is_none(), "the key of the factory network is known");
+    }
+}

@@ -1,0 +1,365 @@
+//! One simulated device: what it sends, and how it answers. Pure: time is an argument, and bytes go in and out.
+//!
+//! It behaves like the captured firmware (docs/protocol.md, seen on real firmware). `now` is its uptime.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::identity::Identity;
+use super::random::Random;
+use super::telemetry;
+use crate::auth::keys::{DayKey, Interface, RootKey};
+use crate::auth::{open_with, seal_with};
+use crate::clock::Timestamp;
+use crate::id::KeyId;
+use crate::table::rules::NO_TIME_START;
+use crate::wire::frame::{Flags, Frame, Header, Layout, Level, PacketType};
+
+/// The largest datagram a device can receive, in bytes: what is longer loses its end, and so its tag.
+pub const MAX_DOWNLINK: usize = 548;
+
+/// The datagram that asks for KEY_IDS (docs/protocol.md, magic datagrams).
+const KEY_QUESTION: [u8; 1] = [0x4d];
+
+/// Packets whose acknowledgement a device still recognises; of more, the oldest is forgotten. Acknowledgements come
+/// within a round trip, so that few are ever out.
+const AWAITED: usize = 16;
+
+/// When a device listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reception {
+    /// All the time; its flags say so.
+    Always,
+    /// For this long after each packet it sends. Zero: not even then, and its flags announce a single transmission.
+    AfterSending(Duration),
+}
+
+/// How a device behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its primary network.
+    pub network: KeyId,
+    /// The root key of that network.
+    pub network_root: RootKey,
+    /// The level of its telemetry. Firmware uses the network key, unless its application decides otherwise.
+    pub telemetry: Level,
+    /// When it listens.
+    pub reception: Reception,
+    /// What its clock said when it booted, if it survived the reboot. `None`: no time until the first downlink.
+    pub clock_at_boot: Option<Timestamp>,
+    /// Time from one telemetry packet to the next.
+    pub cadence: Duration,
+    /// How much each interval may differ, as a share of the cadence, 0 to 1.
+    pub jitter: f64,
+    /// Silence after which every packet asks for an acknowledgement.
+    pub ack_after: Duration,
+    /// Packets that ask in vain before the socket is reopened, at least 1.
+    pub ack_limit: u32,
+    /// Share of telemetry that asks for an acknowledgement whatever was heard, 0 to 1.
+    pub ack_share: f64,
+    /// Time from one announce to the next.
+    pub announce_every: Duration,
+    /// Reboots it announces.
+    pub reboots: u16,
+}
+
+/// A datagram for the gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// The sealed frame.
+    pub bytes: Vec<u8>,
+    /// Its type.
+    pub packet_type: PacketType,
+    /// Whether it asks for an acknowledgement.
+    pub asks: bool,
+}
+
+/// What a device does when its time has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// It sends.
+    Send(Uplink),
+    /// It asked in vain too often: it drops this packet and opens a new socket.
+    Reopen,
+}
+
+/// What a datagram was to the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Nothing: the device was asleep.
+    Asleep,
+    /// Too short for a frame.
+    Short,
+    /// For somebody else, or not authentic.
+    Refused,
+    /// The question for its key id.
+    KeyQuestion,
+    /// A device-level frame for it, under a key id it does not have.
+    UnknownKey,
+    /// An echo request.
+    Echo,
+    /// An acknowledgement; of a packet that asked, with the time since that was sent.
+    Ack(Option<Duration>),
+    /// Authentic, of a type the simulator does not act on.
+    Other(PacketType),
+}
+
+/// What a datagram led to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reaction {
+    /// What it was.
+    pub heard: Heard,
+    /// The answer, to be sent at once.
+    pub reply: Option<Uplink>,
+}
+
+/// A device, from one boot to the next.
+#[derive(Debug)]
+pub struct Device {
+    identity: Identity,
+    settings: Settings,
+    random: Random,
+    /// The key of the day last used, by level.
+    day_keys: [Option<(u32, DayKey)>; 2],
+    /// What its clock said, and at which uptime.
+    clock: (Timestamp, Duration),
+    has_time: bool,
+    sequence: u16,
+    booted: bool,
+    next_send_at: Duration,
+    next_announce_at: Duration,
+    last_sent_at: Option<Duration>,
+    last_heard_at: Duration,
+    /// Packets that asked since the last datagram was heard.
+    unanswered: u32,
+    /// The second of uptime in which the last key question was answered.
+    answered_key_question_in: Option<u64>,
+    awaited: VecDeque<(u16, Duration)>,
+}
+
+impl Device {
+    /// A device that boots now, at uptime 0. Two boots need different `random`s, as they need them in the real world:
+    /// without time they repeat everything else of their nonces.
+    pub fn new(identity: Identity, settings: Settings, random: Random) -> Self {
+        let start = settings.clock_at_boot.unwrap_or(Timestamp::from_gps(NO_TIME_START));
+        Self {
+            has_time: settings.clock_at_boot.is_some(),
+            clock: (start, Duration::ZERO),
+            identity,
+            settings,
+            random,
+            day_keys: [None, None],
+            sequence: 0,
+            booted: false,
+            next_send_at: Duration::ZERO,
+            next_announce_at: Duration::ZERO,
+            last_sent_at: None,
+            last_heard_at: Duration::ZERO,
+            unanswered: 0,
+            answered_key_question_in: None,
+            awaited: VecDeque::new(),
+        }
+    }
+
+    /// Who it is.
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The uptime at which [`Self::on_timer`] is to be called next.
+    pub const fn next_send_at(&self) -> Duration {
+        self.next_send_at
+    }
+
+    /// The device's own time, in GPS seconds.
+    pub fn gps_time(&self, now: Duration) -> u32 {
+        let (time, at) = self.clock;
+        time.after(now.saturating_sub(at)).gps()
+    }
+
+    /// Its time has come: KEY_IDS right after boot, telemetry from then on.
+    pub fn on_timer(&mut self, now: Duration) -> Wake {
+        self.next_send_at = now + self.interval();
+        if !self.booted {
+            self.booted = true;
+            return Wake::Send(self.key_ids(now));
+        }
+        if self.is_unheard(now) && self.unanswered >= self.settings.ack_limit {
+            self.unanswered = 0;
+            return Wake::Reopen;
+        }
+        let payload = self.readings(now);
+        let asks = self.random.chance(self.settings.ack_share);
+        Wake::Send(self.seal(now, PacketType::TDF, self.settings.telemetry, &payload, asks))
+    }
+
+    /// A datagram has arrived. It is decrypted in place.
+    pub fn on_datagram(&mut self, now: Duration, datagram: &mut [u8]) -> Reaction {
+        if !self.listens(now) {
+            return Reaction { heard: Heard::Asleep, reply: None };
+        }
+        let len = datagram.len().min(MAX_DOWNLINK);
+        let datagram = &mut datagram[..len];
+        if *datagram == KEY_QUESTION {
+            return Reaction { heard: Heard::KeyQuestion, reply: self.answer_key_question(now) };
+        }
+        let Ok(frame) = Frame::parse(datagram, Layout::Unversioned) else {
+            return Reaction { heard: Heard::Short, reply: None };
+        };
+        // Both of these happen before authentication, so a forged datagram does them too.
+        self.last_heard_at = now;
+        self.unanswered = 0;
+        self.adopt_time(now, frame.header().gps_time);
+        self.on_frame(now, frame)
+    }
+
+    fn on_frame(&mut self, now: Duration, frame: Frame<'_>) -> Reaction {
+        let refused = Reaction { heard: Heard::Refused, reply: None };
+        let header = *frame.header();
+        match header.level() {
+            Level::Network if header.key_id != self.settings.network => return refused,
+            Level::Device if header.device_id != self.identity.id => return refused,
+            Level::Device if header.key_id != self.identity.key_id => {
+                return Reaction { heard: Heard::UnknownKey, reply: Some(self.key_ids(now)) };
+            }
+            Level::Network | Level::Device => {}
+        }
+        // Firmware cannot derive the key of day 0 at a level it has not used yet.
+        if header.rotation() == 0 && self.day_keys[header.level() as usize].is_none() {
+            return refused;
+        }
+        let key = self.day_key(header.level(), header.rotation());
+        let Some(packet) = open_with(key, frame) else { return refused };
+        let payload = packet.payload();
+        match header.packet_type {
+            // Firmware drops what is not longer than header and tag.
+            _ if payload.is_empty() => refused,
+            PacketType::ECHO_REQ => {
+                let answer = self.seal(now, PacketType::ECHO_RSP, header.level(), payload, false);
+                Reaction { heard: Heard::Echo, reply: Some(answer) }
+            }
+            PacketType::ACK => Reaction { heard: self.on_ack(now, payload), reply: None },
+            other => Reaction { heard: Heard::Other(other), reply: None },
+        }
+    }
+
+    fn on_ack(&mut self, now: Duration, payload: &[u8]) -> Heard {
+        let Ok(sequence) = payload.try_into().map(u16::from_le_bytes) else { return Heard::Refused };
+        let awaited = self.awaited.iter().position(|(asked, _)| *asked == sequence);
+        let sent_at = awaited.and_then(|at| self.awaited.remove(at)).map(|(_, sent_at)| sent_at);
+        Heard::Ack(sent_at.map(|sent_at| now.saturating_sub(sent_at)))
+    }
+
+    /// At most once in a second of uptime.
+    fn answer_key_question(&mut self, now: Duration) -> Option<Uplink> {
+        let second = Some(now.as_secs());
+        if self.answered_key_question_in == second {
+            return None;
+        }
+        self.answered_key_question_in = second;
+        Some(self.key_ids(now))
+    }
+
+    /// The first downlink with a time sets the clock; no later one does.
+    fn adopt_time(&mut self, now: Duration, gps_time: u32) {
+        if !self.has_time && gps_time != 0 {
+            self.clock = (Timestamp::from_gps(gps_time), now);
+            self.has_time = true;
+        }
+    }
+
+    fn listens(&self, now: Duration) -> bool {
+        match (self.settings.reception, self.last_sent_at) {
+            (Reception::Always, _) => true,
+            (Reception::AfterSending(window), Some(sent_at)) => now.saturating_sub(sent_at) < window,
+            (Reception::AfterSending(_), None) => false,
+        }
+    }
+
+    fn is_unheard(&self, now: Duration) -> bool {
+        now.saturating_sub(self.last_heard_at) >= self.settings.ack_after
+    }
+
+    fn interval(&mut self) -> Duration {
+        let swing = self.settings.jitter * (2.0 * self.random.fraction() - 1.0);
+        self.settings.cadence.mul_f64(1.0 + swing)
+    }
+
+    fn readings(&mut self, now: Duration) -> Vec<u8> {
+        let mut payload = Vec::new();
+        let uptime = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
+        if now >= self.next_announce_at {
+            self.next_announce_at = now + self.settings.announce_every;
+            telemetry::announce(uptime, self.settings.reboots, &mut payload);
+        }
+        telemetry::measurement(self.gps_time(now), self.random.next() as u32, &mut payload);
+        payload
+    }
+
+    fn key_ids(&mut self, now: Duration) -> Uplink {
+        let payload = self.identity.key_id.to_le_bytes();
+        self.seal(now, PacketType::KEY_IDS, Level::Network, &payload, false)
+    }
+
+    fn seal(&mut self, now: Duration, packet_type: PacketType, level: Level, payload: &[u8], asks: bool) -> Uplink {
+        let unheard = self.is_unheard(now);
+        self.unanswered += u32::from(unheard);
+        let asks = asks || unheard;
+        let header = Header {
+            packet_type,
+            flags: self.flags(level, asks),
+            key_id: match level {
+                Level::Network => self.settings.network,
+                Level::Device => self.identity.key_id,
+            },
+            device_id: self.identity.id,
+            gps_time: self.gps_time(now),
+            sequence: self.sequence,
+            entropy: self.random.entropy(),
+        };
+        self.sequence = self.sequence.wrapping_add(1);
+        self.last_sent_at = Some(now);
+        if asks {
+            self.awaited.push_back((header.sequence, now));
+            if self.awaited.len() > AWAITED {
+                self.awaited.pop_front();
+            }
+        }
+        let mut bytes = Vec::with_capacity(Layout::Unversioned.min_len() + payload.len());
+        seal_with(self.day_key(level, header.rotation()), &header, Layout::Unversioned, payload, &mut bytes);
+        Uplink { bytes, packet_type, asks }
+    }
+
+    fn flags(&self, level: Level, asks: bool) -> Flags {
+        let mut flags = 0;
+        if level == Level::Device {
+            flags |= Flags::DEVICE_KEY;
+        }
+        if asks {
+            flags |= Flags::ACK_REQUEST;
+        }
+        match self.settings.reception {
+            Reception::Always => flags |= Flags::ALWAYS_RX,
+            Reception::AfterSending(Duration::ZERO) => flags |= Flags::SINGLE_TX,
+            Reception::AfterSending(_) => {}
+        }
+        Flags(flags)
+    }
+
+    /// Keeps the key of one day for each level.
+    fn day_key(&mut self, level: Level, day: u32) -> &DayKey {
+        let root = match level {
+            Level::Network => &self.settings.network_root,
+            Level::Device => &self.identity.root,
+        };
+        let kept = &mut self.day_keys[level as usize];
+        if kept.as_ref().is_some_and(|(of, _)| *of != day) {
+            *kept = None;
+        }
+        &kept.get_or_insert_with(|| (day, root.day_key(Interface::Udp, day))).1
+    }
+}
+
+#[cfg(test)]
+#[path = "device_tests.rs"]
+mod tests;
