@@ -7,6 +7,8 @@ pub mod table;
 pub mod wire;
 
 #[cfg(feature = "server")]
+pub mod api;
+#[cfg(feature = "server")]
 pub mod ingest;
 #[cfg(feature = "server")]
 pub mod simulate;

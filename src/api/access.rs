@@ -1,0 +1,184 @@
+//! Who may use the API: administrator keys.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName};
+use ring::digest::{SHA256, digest};
+use subtle::ConstantTimeEq;
+
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// The keys that open the API. Holds digests only: keys are random, so that a plain hash of them says nothing.
+#[derive(Default)]
+pub struct Access {
+    credentials: Vec<Credential>,
+}
+
+struct Credential {
+    digest: [u8; 32],
+    waiting: AtomicUsize,
+}
+
+/// Whoever made a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a>(Option<&'a AtomicUsize>);
+
+/// The place of one wait within its credential's bound; given back on drop.
+#[derive(Debug)]
+pub struct WaitPlace<'a>(Option<&'a AtomicUsize>);
+
+impl Access {
+    /// No keys: everybody may. Only for loopback, which the configuration sees to.
+    pub fn open() -> Self {
+        Self::default()
+    }
+
+    /// Those who show one of `keys`. None: everybody may.
+    pub fn of_keys<'a>(keys: impl IntoIterator<Item = &'a str>) -> Self {
+        let credential = |key: &str| Credential { digest: sha256(key.as_bytes()), waiting: AtomicUsize::new(0) };
+        Self { credentials: keys.into_iter().map(credential).collect() }
+    }
+
+    /// Whether everybody may.
+    pub fn is_open(&self) -> bool {
+        self.credentials.is_empty()
+    }
+
+    /// Who makes a request with these headers; `None` for a stranger.
+    ///
+    /// A key comes as `Authorization: ApiKey <key>`, `Authorization: Bearer <key>`, `x-api-key: Bearer <key>` or
+    /// `x-api-key: <key>`. It takes the same time whichever key it is, and however close to one.
+    pub fn admit(&self, headers: &HeaderMap) -> Option<Caller<'_>> {
+        if self.is_open() {
+            return Some(Caller(None));
+        }
+        let header = |name: HeaderName| headers.get(name).map(|value| value.as_bytes().trim_ascii());
+        let keys = [
+            header(AUTHORIZATION).and_then(|value| after_scheme(value, b"ApiKey")),
+            header(AUTHORIZATION).and_then(|value| after_scheme(value, b"Bearer")),
+            header(X_API_KEY).map(|value| after_scheme(value, b"Bearer").unwrap_or(value)),
+        ];
+        keys.into_iter().flatten().find_map(|key| self.credential(key)).map(|found| Caller(Some(&found.waiting)))
+    }
+
+    fn credential(&self, key: &[u8]) -> Option<&Credential> {
+        let offered = sha256(key);
+        let mut found = None;
+        for credential in &self.credentials {
+            if bool::from(credential.digest.ct_eq(&offered)) {
+                found = Some(credential);
+            }
+        }
+        found
+    }
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Access({} keys)", self.credentials.len())
+    }
+}
+
+impl<'a> Caller<'a> {
+    /// Somebody who needs no credentials.
+    pub const fn anyone() -> Self {
+        Self(None)
+    }
+
+    /// A place to wait, unless the credential has `limit` waits already. Without credentials the bound of all waits does
+    /// it.
+    pub fn place_to_wait(self, limit: usize) -> Option<WaitPlace<'a>> {
+        if let Some(waiting) = self.0 {
+            let take = |now: usize| (now < limit).then_some(now + 1);
+            waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
+        }
+        Some(WaitPlace(self.0))
+    }
+}
+
+impl Drop for WaitPlace<'_> {
+    fn drop(&mut self) {
+        if let Some(waiting) = self.0 {
+            waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What follows `scheme` and a space.
+fn after_scheme<'v>(value: &'v [u8], scheme: &[u8]) -> Option<&'v [u8]> {
+    let (head, rest) = value.split_at_checked(scheme.len())?;
+    let key = rest.strip_prefix(b" ")?.trim_ascii();
+    head.eq_ignore_ascii_case(scheme).then_some(key)
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::header::HeaderValue;
+
+    fn two_keys() -> Access {
+        Access::of_keys(["ik_first_0123456789", "ik_second_0123456789"])
+    }
+
+    fn admitted(access: &Access, name: &'static str, value: &'static str) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_static(value));
+        access.admit(&headers).is_some()
+    }
+
+    #[test]
+    fn a_key_opens_in_each_of_its_forms_and_nothing_else_does() {
+        let access = two_keys();
+        for (name, value) in [
+            ("authorization", "ApiKey ik_first_0123456789"),
+            ("authorization", "apikey ik_second_0123456789"),
+            ("authorization", "Bearer  ik_second_0123456789"),
+            ("x-api-key", "Bearer ik_first_0123456789"),
+            ("x-api-key", "ik_second_0123456789"),
+        ] {
+            assert!(admitted(&access, name, value), "{name}: {value}");
+        }
+        for (name, value) in [
+            ("authorization", "ik_first_0123456789"),
+            ("authorization", "Basic ik_first_0123456789"),
+            ("authorization", "ApiKey ik_first_012345678"),
+            ("authorization", "ApiKey ik_first_01234567890"),
+            ("authorization", "ApiKeyik_first_0123456789"),
+            ("authorization", "ApiKey "),
+            ("authorization", ""),
+            ("x-api-key", "ApiKey ik_first_0123456789"),
+            ("x-api-key", "# operators"),
+            ("cookie", "ik_first_0123456789"),
+        ] {
+            assert!(!admitted(&access, name, value), "{name}: {value}");
+        }
+        assert!(access.admit(&HeaderMap::new()).is_none());
+        assert!(Access::open().admit(&HeaderMap::new()).is_some());
+        assert_eq!(format!("{access:?}"), "Access(2 keys)");
+    }
+
+    #[test]
+    fn waits_are_bounded_for_each_key_alone() {
+        let access = two_keys();
+        let caller = |key: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(X_API_KEY, HeaderValue::from_static(key));
+            access.admit(&headers).unwrap()
+        };
+        let first = caller("ik_first_0123456789").place_to_wait(1).unwrap();
+        assert!(caller("ik_first_0123456789").place_to_wait(1).is_none());
+        assert!(caller("ik_second_0123456789").place_to_wait(1).is_some());
+        drop(first);
+        assert!(caller("ik_first_0123456789").place_to_wait(1).is_some());
+        let open = Access::open();
+        let places: Vec<_> = (0..3).map(|_| open.admit(&HeaderMap::new()).unwrap().place_to_wait(1)).collect();
+        assert!(places.iter().all(Option::is_some));
+    }
+}

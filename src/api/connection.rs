@@ -1,0 +1,254 @@
+//! One TCP connection as hyper sees it, with the deadlines that hyper does not keep: first byte, head of a request, idle
+//! time, and a client that does not read its answer.
+
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::Version;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+/// How long the rest of a refused body is read and thrown away, so that the client sees the answer before the reset that
+/// unread bytes cause.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Time limits of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// From the connection to the first byte.
+    pub first_byte: Duration,
+    /// From the first byte of a request to the end of its headers.
+    pub head: Duration,
+    /// Without any request.
+    pub idle: Duration,
+    /// Without the client reading any of an answer that waits to be sent.
+    pub write: Duration,
+}
+
+/// The connection, as its requests see it.
+#[derive(Debug)]
+pub(super) struct Peer {
+    stream: TcpStream,
+    begun: AtomicUsize,
+    in_flight: AtomicUsize,
+    http2: AtomicBool,
+    lingers: AtomicBool,
+}
+
+/// What the first bytes of a connection say about its version of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Preface {
+    Http1,
+    Http2,
+    /// So far they fit both.
+    Open,
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub(super) struct InFlight(Arc<Peer>);
+
+impl Peer {
+    pub(super) fn new(stream: TcpStream) -> Arc<Self> {
+        Arc::new(Self {
+            stream,
+            begun: AtomicUsize::new(0),
+            in_flight: AtomicUsize::new(0),
+            http2: AtomicBool::new(false),
+            lingers: AtomicBool::new(false),
+        })
+    }
+
+    /// Waits for the first bytes and leaves them in the socket.
+    ///
+    /// hyper can find out by itself, but it has read 24 bytes by then, and its buffer for the rest is twice as large.
+    pub(super) async fn preface(&self) -> io::Result<Preface> {
+        let mut bytes = [0; 3];
+        let len = self.stream.peek(&mut bytes).await?;
+        Ok(match &bytes[..len] {
+            b"PRI" => Preface::Http2,
+            b"P" | b"PR" => Preface::Open,
+            _ => Preface::Http1,
+        })
+    }
+
+    /// A request begins. While it lasts the idle time does not run.
+    pub(super) fn begin(self: &Arc<Self>, version: Version) -> InFlight {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if version == Version::HTTP_2 {
+            self.http2.store(true, Ordering::Relaxed);
+        }
+        InFlight(Arc::clone(self))
+    }
+
+    /// Returns once the client has closed its side, with or without unread bytes before the end.
+    ///
+    /// hyper notices the end only while it reads, which over HTTP/1.1 it does not during a request. Linux reports the end
+    /// of the stream with every interest of the reading side; of those, urgent data is the one that never comes.
+    pub(super) async fn gone(&self) {
+        while let Ok(ready) = self.stream.ready(Interest::PRIORITY).await {
+            if ready.is_read_closed() {
+                return;
+            }
+        }
+    }
+
+    /// Have [`Self::linger`] wait for the client.
+    pub(super) fn refuse_body(&self) {
+        self.lingers.store(true, Ordering::Relaxed);
+    }
+
+    /// To be called when the last answer is written.
+    pub(super) async fn linger(&self) {
+        if !self.lingers.load(Ordering::Relaxed) || self.shutdown().is_err() {
+            return;
+        }
+        let discard = async {
+            let mut buffer = [0; 4096];
+            while self.stream.readable().await.is_ok() {
+                match self.stream.try_read(&mut buffer) {
+                    Ok(0) => return,
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return,
+                }
+            }
+        };
+        let _ = timeout(LINGER, discard).await;
+    }
+
+    fn shutdown(&self) -> io::Result<()> {
+        match socket2::SockRef::from(&self.stream).shutdown(Shutdown::Write) {
+            Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The stream of a [`Peer`] after its first bytes, for hyper to read and write.
+#[derive(Debug)]
+pub(super) struct Guarded {
+    peer: Arc<Peer>,
+    deadlines: Deadlines,
+    /// The value of `Peer::begun` that the deadline for reading belongs to.
+    begun: usize,
+    in_head: bool,
+    read_by: Instant,
+    read_timer: Option<Pin<Box<Sleep>>>,
+    write_timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Guarded {
+    pub(super) fn new(peer: Arc<Peer>, deadlines: Deadlines) -> Self {
+        let read_by = Instant::now() + deadlines.head;
+        Self { peer, deadlines, begun: 0, in_head: true, read_by, read_timer: None, write_timer: None }
+    }
+
+    /// Bytes arrived: the first ones after a request begin the next one. HTTP/2 has bytes between requests, too.
+    fn heard(&mut self) {
+        if self.peer.http2.load(Ordering::Relaxed) || self.peer.in_flight.load(Ordering::Relaxed) > 0 {
+            return;
+        }
+        let begun = self.peer.begun.load(Ordering::Relaxed);
+        if !self.in_head || begun != self.begun {
+            (self.in_head, self.begun) = (true, begun);
+            self.read_by = Instant::now() + self.deadlines.head;
+        }
+    }
+
+    /// Nothing to read: fails once that has lasted too long.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.peer.in_flight.load(Ordering::Relaxed) > 0 {
+            return Poll::Pending;
+        }
+        let begun = self.peer.begun.load(Ordering::Relaxed);
+        if begun != self.begun {
+            (self.in_head, self.begun) = (false, begun);
+            self.read_by = Instant::now() + self.deadlines.idle;
+        }
+        let timer = self.read_timer.get_or_insert_with(|| Box::pin(sleep_until(self.read_by)));
+        if timer.deadline() != self.read_by {
+            timer.as_mut().reset(self.read_by);
+        }
+        timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn poll_write_with(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl Fn(&TcpStream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        while let Poll::Ready(ready) = self.peer.stream.poll_write_ready(cx) {
+            ready?;
+            match write(&self.peer.stream) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => {
+                    self.write_timer = None;
+                    return Poll::Ready(result);
+                }
+            }
+        }
+        let write = self.deadlines.write;
+        let timer = self.write_timer.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + write)));
+        timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        while let Poll::Ready(ready) = this.peer.stream.poll_read_ready(cx) {
+            ready?;
+            match this.peer.stream.try_read_buf(buffer) {
+                Ok(len) => {
+                    if len > 0 {
+                        this.heard();
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        this.poll_silence(cx)
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.get_mut().poll_write_with(cx, |stream| stream.try_write(bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().poll_write_with(cx, |stream| stream.try_write_vectored(slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.peer.shutdown())
+    }
+}

@@ -1,0 +1,234 @@
+//! The only place where an error of the core, or of a request, becomes a status, headers and a public message.
+
+use hyper::StatusCode;
+use hyper::header::{ALLOW, CONNECTION, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+
+use crate::id::{DeviceId, IdError};
+use crate::wait::WaitError;
+use crate::waiters::Full;
+
+use super::router::Unroutable;
+use super::views;
+
+/// Seconds after which a bound on waits is worth another try: every packet and every time-out frees a place.
+const RETRY_BOUND_SECONDS: u16 = 1;
+/// Seconds after which another gateway, or this one restarted, takes requests: the time a shutdown may take.
+const RETRY_SHUTDOWN_SECONDS: u16 = 5;
+/// Longest text of a parser that is passed on, in bytes: parsers quote what they were given.
+const MAX_QUOTED: usize = 200;
+
+/// Why a request is not answered as asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// See [`Unroutable::Path`].
+    #[error("no such path; paths are exact, also in case and in slashes")]
+    NoSuchPath,
+    /// See [`Unroutable::Method`].
+    #[error("this path does not have that method; it has {allow}")]
+    WrongMethod {
+        /// The methods it has.
+        allow: &'static str,
+    },
+    /// The path names no device.
+    #[error("the path names no device: {0}")]
+    PathDevice(IdError),
+    /// No key, or none that is known.
+    #[error(
+        "credentials are missing or wrong; send Authorization: ApiKey <key>, Authorization: Bearer <key> or x-api-key: <key>"
+    )]
+    Unauthorized,
+    /// Request line and headers are too long.
+    #[error("the path and the headers of the request take {len} bytes, more than {max}; send fewer or shorter ones")]
+    HeadTooLarge {
+        /// Bytes sent.
+        len: usize,
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// The body is too long.
+    #[error("the body of the request is longer than {max} bytes; ask for less at once")]
+    BodyTooLarge {
+        /// Bytes allowed.
+        max: usize,
+    },
+    /// The body did not come in time.
+    #[error("the body of the request did not arrive in time; send it at once")]
+    BodyTimeout,
+    /// The connection broke within the body.
+    #[error("the body of the request ended early; send as many bytes as announced")]
+    BodyBroken,
+    /// The body is in no form known.
+    #[error("Content-Type must be application/json or application/msgpack")]
+    MediaType,
+    /// The body is not what it should be.
+    #[error("the body does not fit: {0}")]
+    Body(String),
+    /// An entry of a list of ids is none.
+    #[error("deviceIds[{index}]: {error}")]
+    BodyDevice {
+        /// Its place in the list, from 0.
+        index: usize,
+        /// What is wrong with it.
+        error: IdError,
+    },
+    /// A list of ids is too long.
+    #[error("deviceIds names {len} devices; name at most {max} at once")]
+    TooManyDevices {
+        /// Ids named.
+        len: usize,
+        /// Ids allowed.
+        max: usize,
+    },
+    /// A query parameter that is given twice.
+    #[error("query parameter {name} is given more than once; give it once")]
+    QueryTwice {
+        /// The parameter.
+        name: &'static str,
+    },
+    /// `timeoutMs` is out of range.
+    #[error("query parameter timeoutMs must be a whole number of milliseconds from 0 to {max}")]
+    QueryTimeout {
+        /// The greatest value.
+        max: u64,
+    },
+    /// `after` is no cursor.
+    #[error("query parameter after: {0}")]
+    QueryCursor(IdError),
+    /// Nothing was heard of the device.
+    #[error("nothing was heard of device {0} yet")]
+    NeverHeard(DeviceId),
+    /// The device is not registered.
+    #[error("device {0} is not registered")]
+    NotRegistered(DeviceId),
+    /// There is nothing to wait for, or no place to wait.
+    #[error("{0}")]
+    Wait(#[from] WaitError),
+    /// The credential has as many waits as it may.
+    #[error("too many waits with these credentials; end some, or try again later")]
+    CredentialFull,
+    /// The sender of a wait closed its side of the connection.
+    #[error("a wait ends when the client closes its side of the connection; keep it open")]
+    HalfClosed,
+    /// As many connections are open as may be.
+    #[error("too many connections; close some, share them, or try again later")]
+    TooManyConnections,
+    /// The gateway is shutting down.
+    #[error("the gateway is shutting down; try again, or elsewhere")]
+    ShuttingDown,
+    /// A defect of the gateway.
+    #[error("internal failure; the gateway's log says more")]
+    Internal,
+}
+
+impl ApiError {
+    /// A body that a parser refused for the reason `message`.
+    pub fn body(mut message: String) -> Self {
+        message.truncate(message.floor_char_boundary(MAX_QUOTED));
+        Self::Body(message)
+    }
+
+    /// The HTTP status.
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Self::PathDevice(_)
+            | Self::BodyBroken
+            | Self::Body(_)
+            | Self::BodyDevice { .. }
+            | Self::QueryTwice { .. }
+            | Self::QueryTimeout { .. }
+            | Self::QueryCursor(_)
+            | Self::HalfClosed
+            | Self::Wait(WaitError::AheadOfPresent { .. }) => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::NoSuchPath | Self::NeverHeard(_) | Self::NotRegistered(_) | Self::Wait(WaitError::NotRegistered) => {
+                StatusCode::NOT_FOUND
+            }
+            Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::TooManyDevices { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::CredentialFull | Self::Wait(WaitError::Full(Full::Device)) => StatusCode::TOO_MANY_REQUESTS,
+            Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::TooManyConnections | Self::ShuttingDown | Self::Wait(WaitError::Full(Full::Total)) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        }
+    }
+
+    /// The body.
+    pub fn view(&self) -> views::Error {
+        views::Error { code: self.status().as_u16(), message: self.to_string() }
+    }
+
+    /// Adds the headers that belong to the status.
+    pub fn add_headers(&self, headers: &mut HeaderMap) {
+        match self {
+            Self::WrongMethod { allow } => {
+                headers.insert(ALLOW, HeaderValue::from_static(allow));
+            }
+            Self::Unauthorized => {
+                let schemes = r#"ApiKey realm="lastroute", Bearer realm="lastroute""#;
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(schemes));
+            }
+            Self::TooManyConnections | Self::CredentialFull | Self::Wait(WaitError::Full(_)) => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_BOUND_SECONDS));
+            }
+            Self::ShuttingDown => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_SHUTDOWN_SECONDS));
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the rest of the request cannot be read, so that the connection ends with this answer. HTTP/1.1 only:
+    /// HTTP/2 ends a request alone.
+    pub fn ends_connection(&self) -> bool {
+        matches!(self, Self::BodyTooLarge { .. } | Self::BodyTimeout | Self::BodyBroken | Self::HalfClosed)
+    }
+}
+
+/// The header that announces the end of an HTTP/1.1 connection.
+pub(super) const CLOSE: (hyper::header::HeaderName, HeaderValue) = (CONNECTION, HeaderValue::from_static("close"));
+
+impl From<Unroutable> for ApiError {
+    fn from(unroutable: Unroutable) -> Self {
+        match unroutable {
+            Unroutable::Path => Self::NoSuchPath,
+            Unroutable::Method { allow } => Self::WrongMethod { allow },
+            Unroutable::Device(error) => Self::PathDevice(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_of_the_body_is_the_status() {
+        for (error, code) in [
+            (ApiError::from(Unroutable::Path), 404),
+            (ApiError::from(Unroutable::Method { allow: "POST" }), 405),
+            (ApiError::from(Unroutable::Device(IdError::Device)), 400),
+            (ApiError::Wait(WaitError::NotRegistered), 404),
+            (ApiError::Wait(WaitError::Full(Full::Device)), 429),
+            (ApiError::Wait(WaitError::Full(Full::Total)), 503),
+            (ApiError::CredentialFull, 429),
+            (ApiError::ShuttingDown, 503),
+        ] {
+            let view = error.view();
+            assert_eq!((view.code, error.status().as_u16()), (code, code), "{error}");
+            let mut headers = HeaderMap::new();
+            error.add_headers(&mut headers);
+            assert_eq!(headers.contains_key(RETRY_AFTER), code == 429 || code == 503, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_parser_cannot_quote_a_whole_body() {
+        let ApiError::Body(message) = ApiError::body("\u{e4}".repeat(5000)) else { panic!() };
+        assert_eq!(message.len(), MAX_QUOTED);
+    }
+}

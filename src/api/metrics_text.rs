@@ -1,0 +1,318 @@
+//! The metrics as Prometheus text. What the ingest threads count is summed at each scrape; what the API counts lives here.
+//!
+//! The text is that of Prometheus 0.0.4, which every scraper and `promtool check metrics` read. No label holds a device
+//! id, a path or anything else a stranger chooses.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, prometheus_text};
+use prometheus_client::metrics::TypedMetric;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::registry::Registry;
+
+use crate::clock::Timestamp;
+use crate::metrics::{Counters, Disposition, Tally};
+use crate::table::RouteTable;
+use crate::waiters::Waiters;
+
+/// The value of `Content-Type`.
+pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
+
+/// One ingest thread, as a scrape reads it.
+#[derive(Clone, Debug)]
+pub struct IngestSource {
+    /// The address its socket is bound to.
+    pub listen: SocketAddr,
+    /// Receive buffer the kernel gave the socket, in bytes.
+    pub receive_buffer: usize,
+    /// What it counts.
+    pub counters: Arc<Counters>,
+}
+
+/// How a wait ended: the `outcome` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WaitOutcome {
+    /// With a packet.
+    Packet,
+    /// With nothing, at its deadline.
+    TimedOut,
+    /// At once, since its cursor is of a former epoch.
+    Reset,
+    /// At once, by an error of the request or a bound.
+    Refused,
+    /// The client left.
+    Abandoned,
+    /// The gateway is shutting down.
+    ShutDown,
+}
+
+impl WaitOutcome {
+    const ALL: [Self; 6] = [Self::Packet, Self::TimedOut, Self::Reset, Self::Refused, Self::Abandoned, Self::ShutDown];
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Packet => "packet",
+            Self::TimedOut => "timeout",
+            Self::Reset => "reset",
+            Self::Refused => "refused",
+            Self::Abandoned => "abandoned",
+            Self::ShutDown => "shutdown",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    endpoint: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WaitLabels {
+    outcome: &'static str,
+}
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    waits: Family<WaitLabels, Counter>,
+    connections: Gauge,
+}
+
+impl Metrics {
+    pub(super) fn new(
+        table: Arc<RouteTable>,
+        waiters: Arc<Waiters>,
+        ingest: Vec<IngestSource>,
+        started: Timestamp,
+    ) -> Self {
+        let mut registry = Registry::with_prefix("lastroute");
+        let requests = Family::<RequestLabels, Counter>::default();
+        registry.register("http_requests", "Requests answered, by path template and status", requests.clone());
+        let waits = Family::<WaitLabels, Counter>::default();
+        for outcome in WaitOutcome::ALL {
+            drop(waits.get_or_create(&WaitLabels { outcome: outcome.label() }));
+        }
+        registry.register("waits", "Waits for a packet that ended, by how", waits.clone());
+        let connections = Gauge::default();
+        registry.register("http_connections", "HTTP connections open now", connections.clone());
+        registry.register_collector(Box::new(Scrape { table, waiters, ingest, started }));
+        Self { registry, requests, waits, connections }
+    }
+
+    /// A request to a path of this template was answered.
+    pub(super) fn request(&self, endpoint: &'static str, status: StatusCode) {
+        self.requests.get_or_create(&RequestLabels { endpoint, status: status.as_u16() }).inc();
+    }
+
+    /// A wait ended.
+    pub(super) fn wait(&self, outcome: WaitOutcome) {
+        self.waits.get_or_create(&WaitLabels { outcome: outcome.label() }).inc();
+    }
+
+    /// HTTP connections open now.
+    pub(super) fn connections(&self) -> &Gauge {
+        &self.connections
+    }
+
+    /// The text.
+    pub(super) fn text(&self) -> Result<String, fmt::Error> {
+        let mut text = String::with_capacity(8192);
+        prometheus_text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+/// What is read elsewhere at the moment of a scrape.
+#[derive(Debug)]
+struct Scrape {
+    table: Arc<RouteTable>,
+    waiters: Arc<Waiters>,
+    ingest: Vec<IngestSource>,
+    started: Timestamp,
+}
+
+impl Scrape {
+    fn sum(&self) -> Tally {
+        self.ingest.iter().map(|source| source.counters.read()).sum()
+    }
+
+    fn receive_buffers(&self) -> BTreeMap<SocketAddr, u64> {
+        let mut buffers = BTreeMap::new();
+        for source in &self.ingest {
+            *buffers.entry(source.listen).or_default() += source.receive_buffer as u64;
+        }
+        buffers
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut samples = Samples(encoder);
+        self.encode_ingest(&mut samples)?;
+        self.encode_state(&mut samples)
+    }
+}
+
+impl Scrape {
+    fn encode_ingest(&self, samples: &mut Samples<'_>) -> fmt::Result {
+        let sum = self.sum();
+        let by_result = |counts: [u64; Disposition::ALL.len()]| {
+            Disposition::ALL.into_iter().map(|disposition| disposition.label()).zip(counts)
+        };
+        let datagrams = by_result(sum.datagrams).take(Disposition::DATAGRAM);
+        samples.counters("udp_datagrams", "Datagrams received, by what became of them.", "result", datagrams)?;
+        let entries = by_result(sum.entries);
+        let help = "Packets inside containers of relays, by what became of them.";
+        samples.counters("container_entries", help, "result", entries)?;
+        for (name, help, value) in [
+            ("udp_receives", "Receive calls that brought at least one datagram.", sum.receives),
+            ("udp_kernel_drops", "Datagrams the kernel dropped because a receive buffer was full.", sum.kernel_drops),
+            ("route_moves", "Routes that moved to another address.", sum.route_moves),
+            ("acks_sent", "Acknowledgements handed to the kernel.", sum.acks_sent),
+            ("acks_failed", "Acknowledgements the kernel did not take.", sum.acks_failed),
+            ("malformed_containers", "Authentic containers that end in a fault.", sum.malformed_containers),
+            ("malformed_tdf", "Authentic TDF packets that end in a fault.", sum.malformed_tdf),
+        ] {
+            samples.counter(name, help, value)?;
+        }
+        let buffers = self.receive_buffers().into_iter().map(|(listen, bytes)| (listen.to_string(), bytes));
+        samples.gauges("udp_receive_buffer_bytes", "Receive buffer the kernel gave, by address.", "listen", buffers)
+    }
+
+    fn encode_state(&self, samples: &mut Samples<'_>) -> fmt::Result {
+        let (devices, unregistered) = self.table.devices();
+        for (name, help, value) in [
+            ("devices", "Devices with a record.", devices),
+            ("devices_unregistered", "Devices with a record that are not registered.", unregistered),
+            ("side_records", "Devices of which unproven packets are remembered.", self.table.sides()),
+            ("waiters", "Waits for a packet that have not ended.", self.waiters.waiting()),
+        ] {
+            samples.gauge(name, help, value as f64)?;
+        }
+        samples.counter("wakes", "Waiters woken by a packet.", self.waiters.woken())?;
+        let version = [(env!("CARGO_PKG_VERSION"), 1)];
+        samples.gauges("build_info", "Always 1; the label says which version runs.", "version", version)?;
+        let started = self.started.0 as f64 / 1000.0;
+        samples.gauge("start_time_seconds", "Unix time at which the process started.", started)
+    }
+}
+
+/// Writes families of one label at most.
+struct Samples<'e>(DescriptorEncoder<'e>);
+
+impl Samples<'_> {
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let metric = ConstCounter::new(value);
+        metric.encode(self.0.encode_descriptor(name, help, None, metric.metric_type())?)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        let metric = ConstGauge::new(value);
+        metric.encode(self.0.encode_descriptor(name, help, None, metric.metric_type())?)
+    }
+
+    fn counters<L: AsRef<str>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, ConstCounter::<u64>::TYPE)?;
+        for (value, count) in values {
+            ConstCounter::new(count).encode(family.encode_family(&[(label, value.as_ref())])?)?;
+        }
+        Ok(())
+    }
+
+    fn gauges<L: AsRef<str>>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl IntoIterator<Item = (L, u64)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, ConstGauge::<f64>::TYPE)?;
+        for (value, amount) in values {
+            ConstGauge::new(amount as f64).encode(family.encode_family(&[(label, value.as_ref())])?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::TableConfig;
+    use crate::waiters::WaitersConfig;
+
+    fn metrics(ingest: Vec<IngestSource>) -> Metrics {
+        let table = Arc::new(RouteTable::new(&TableConfig::default()));
+        let waiters = Arc::new(Waiters::new(&WaitersConfig::default()));
+        Metrics::new(table, waiters, ingest, Timestamp(1_795_402_800_123))
+    }
+
+    fn source(listen: &str, tally: &Tally) -> IngestSource {
+        let counters = Arc::new(Counters::default());
+        counters.publish(&mut tally.clone());
+        IngestSource { listen: listen.parse().unwrap(), receive_buffer: 4096, counters }
+    }
+
+    fn has(text: &str, line: &str) {
+        assert!(text.lines().any(|found| found == line), "{line}\nnot in\n{text}");
+    }
+
+    #[test]
+    fn every_result_of_a_datagram_is_there_before_the_first_one() {
+        let text = metrics(Vec::new()).text().unwrap();
+        for disposition in &Disposition::ALL[..Disposition::DATAGRAM] {
+            has(&text, &format!("lastroute_udp_datagrams_total{{result=\"{}\"}} 0", disposition.label()));
+        }
+        assert!(!text.contains("udp_datagrams_total{result=\"bad_version\"}"));
+        has(&text, "lastroute_container_entries_total{result=\"bad_version\"} 0");
+        has(&text, "lastroute_waits_total{outcome=\"packet\"} 0");
+        has(&text, concat!("lastroute_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1.0"));
+        has(&text, "lastroute_start_time_seconds 1795402800.123");
+    }
+
+    #[test]
+    fn threads_are_summed_and_buffers_named_by_listener() {
+        let mut tally = Tally { route_moves: 2, kernel_drops: 5, ..Tally::default() };
+        tally.datagram(Disposition::BadTag);
+        let ingest = ["127.0.0.1:1", "127.0.0.1:1", "[::1]:2"].map(|listen| source(listen, &tally));
+        let text = metrics(ingest.to_vec()).text().unwrap();
+        has(&text, "lastroute_udp_datagrams_total{result=\"bad_tag\"} 3");
+        has(&text, "lastroute_route_moves_total 6");
+        has(&text, "lastroute_udp_kernel_drops_total 15");
+        has(&text, "lastroute_udp_receive_buffer_bytes{listen=\"127.0.0.1:1\"} 8192.0");
+        has(&text, "lastroute_udp_receive_buffer_bytes{listen=\"[::1]:2\"} 4096.0");
+    }
+
+    #[test]
+    fn every_family_has_help_and_a_type_and_occurs_once() {
+        let metrics = metrics(vec![source("127.0.0.1:1", &Tally::default())]);
+        metrics.request("/health", StatusCode::OK);
+        metrics.wait(WaitOutcome::Reset);
+        let text = metrics.text().unwrap();
+        let types: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        assert_eq!(types.len(), text.lines().filter(|line| line.starts_with("# HELP ")).count());
+        for line in &types {
+            let (name, kind) = line.split_once(' ').unwrap();
+            assert!(name.starts_with("lastroute_"), "{name}");
+            assert_eq!(name.ends_with("_total"), kind == "counter", "{line}");
+            assert_eq!(types.iter().filter(|other| other.starts_with(&format!("{name} "))).count(), 1);
+        }
+        has(&text, "lastroute_http_requests_total{endpoint=\"/health\",status=\"200\"} 1");
+        has(&text, "lastroute_waits_total{outcome=\"reset\"} 1");
+    }
+}

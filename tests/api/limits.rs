@@ -1,0 +1,225 @@
+//! Slow, silent, greedy and broken clients.
+
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::Request;
+use lastroute::id::DeviceId;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
+use tokio::time::timeout;
+
+use crate::harness::{Client, LAST_ROUTE, PATIENCE, Server, Setup, WAIT, answer_http2, request_http2, until};
+
+const SHORT: Duration = Duration::from_millis(50);
+const LONG: Duration = Duration::from_secs(3600);
+
+/// Every deadline so long that a test that waits for it fails.
+fn patient() -> Setup {
+    let mut setup = Setup::default();
+    let deadlines = &mut setup.config.deadlines;
+    (deadlines.first_byte, deadlines.head, deadlines.idle, deadlines.write) = (LONG, LONG, LONG, LONG);
+    setup.config.request_timeout = LONG;
+    setup
+}
+
+#[tokio::test]
+async fn the_version_is_found_out_from_any_split_of_the_first_bytes() {
+    let server = Server::start(patient()).await;
+    let http1 = b"POST /device/lastRoute HTTP/1.1\r\nhost: x\r\ncontent-length: 16\r\n\r\n{\"deviceIds\":[]}";
+    // An empty SETTINGS frame; the server's own begins with its length.
+    let http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for (bytes, answer) in [(&http1[..], &b"HTTP/1.1 200 OK"[..]), (http2, b"\0\0")] {
+        for split in 1..5 {
+            let mut client = server.connect().await;
+            client.0.set_nodelay(true).unwrap();
+            client.send(&bytes[..split]).await;
+            // Lets the server see the first part alone. Should it not, the answer is the same.
+            for _ in 0..200 {
+                tokio::task::yield_now().await;
+            }
+            client.send(&bytes[split..]).await;
+            let mut found = vec![0; answer.len()];
+            timeout(PATIENCE, client.0.read_exact(&mut found)).await.expect("in time").unwrap();
+            assert_eq!(found, answer, "{split}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_silent_connection_is_closed() {
+    let mut setup = patient();
+    setup.config.deadlines.first_byte = SHORT;
+    let server = Server::start(setup).await;
+    assert!(server.connect().await.is_closed().await);
+    let mut speaks = server.connect().await;
+    assert_eq!(speaks.request("GET", "/health", "", b"").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_head_that_never_ends_is_closed_and_the_next_one_on_a_connection_too() {
+    let mut setup = patient();
+    setup.config.deadlines.head = SHORT;
+    let server = Server::start(setup).await;
+    let mut first = server.connect().await;
+    first.send(b"GET /health HTTP/1.1\r\nhost:").await;
+    assert!(first.is_closed().await);
+    let mut second = server.connect().await;
+    assert_eq!(second.request("GET", "/health", "", b"").await.status, 200);
+    second.send(b"G").await;
+    assert!(second.is_closed().await);
+    let mut third = server.connect().await;
+    third.send_head("GET", &format!("{WAIT}?timeoutMs=100"), "").await;
+    server.waiting(1).await;
+    third.send(b"G").await;
+    assert_eq!(third.answer(false).await.status, 204);
+    assert!(third.is_closed().await, "the next one had begun before the answer");
+    let mut http2 = server.connect().await;
+    http2.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    while !http2.is_closed().await {}
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_in_either_version_and_a_waiting_one_is_not() {
+    let mut setup = patient();
+    setup.config.deadlines.idle = SHORT;
+    let server = Server::start(setup).await;
+    let mut client = server.connect().await;
+    let wait = format!("{WAIT}?timeoutMs=300");
+    assert_eq!(client.request("GET", &wait, "", b"").await.status, 204, "six times the idle time");
+    assert!(client.is_closed().await);
+    let mut http2 = server.connect_http2().await;
+    assert_eq!(request_http2(&mut http2, "GET", &wait).await.status, 204);
+    until(|| http2.is_closed()).await;
+}
+
+#[tokio::test]
+async fn a_body_that_never_ends_is_answered_408() {
+    let mut setup = patient();
+    setup.config.request_timeout = SHORT;
+    let server = Server::start(setup).await;
+    let mut client = server.connect().await;
+    client.send_head("POST", "/device/lastRoute", "content-length: 100\r\n").await;
+    client.send(b"{").await;
+    let answer = client.answer(false).await;
+    answer.is_error(408, "in time");
+    assert_eq!(answer.header("connection"), Some("close"));
+}
+
+#[tokio::test]
+async fn a_body_that_ends_early_is_answered_400() {
+    let server = Server::start(patient()).await;
+    let mut client = server.connect().await;
+    client.send_head("POST", "/device/lastRoute", "content-length: 100\r\n").await;
+    client.send(b"{").await;
+    client.0.shutdown().await.unwrap();
+    client.answer(false).await.is_error(400, "ended early");
+}
+
+#[tokio::test]
+async fn a_body_too_long_is_refused_before_and_while_it_comes() {
+    let mut setup = patient();
+    setup.config.max_body = 100_000;
+    let server = Server::start(setup).await;
+    let mut announced = server.connect().await;
+    announced.send_head("POST", "/device/lastRoute", "content-length: 100001\r\nexpect: 100-continue\r\n").await;
+    announced.answer(false).await.is_error(413, "100000");
+    // A client that sends everything before it looks still gets the answer.
+    server.post("/device/lastRoute", "", &vec![b' '; 4_000_000]).await.is_error(413, "100000");
+    let mut chunked = server.connect().await;
+    chunked.send_head("POST", "/device/lastRoute", "transfer-encoding: chunked\r\n").await;
+    let chunk = vec![b' '; 0x1000];
+    for _ in 0..25 {
+        chunked.send(b"1000\r\n").await;
+        chunked.send(&chunk).await;
+        chunked.send(b"\r\n").await;
+    }
+    chunked.answer(false).await.is_error(413, "100000");
+    let fits = [br#"{"deviceIds": []}"#, &vec![b' '; 90_000][..]].concat();
+    assert_eq!(server.post("/device/lastRoute", "", &fits).await.json(), json!([]));
+}
+
+#[tokio::test]
+async fn headers_too_long_are_answered_431() {
+    let server = Server::start(patient()).await;
+    let long = format!("x-long: {}\r\n", "x".repeat(20_000));
+    server.get("/health", &long).await.is_error(431, "16384");
+    server.get(&format!("/{}", "x".repeat(20_000)), "").await.is_error(431, "16384");
+    assert_eq!(server.get("/health", &"x: y\r\n".repeat(90)).await.status, 200);
+    assert_eq!(server.get("/health", &"x: y\r\n".repeat(110)).await.status, 431);
+    let longer = format!("x-long: {}\r\n", "x".repeat(40_000));
+    assert_eq!(server.get("/health", &longer).await.status, 431);
+    let mut http2 = server.connect_http2().await;
+    let request = Request::get("http://gateway/health").header("x-long", "x".repeat(20_000));
+    let answer = http2.send_request(request.body(Full::default()).unwrap()).await.unwrap();
+    answer_http2(answer).await.is_error(431, "16384");
+}
+
+#[tokio::test]
+async fn what_is_no_http_is_answered_400_and_harms_nobody() {
+    let server = Server::start(patient()).await;
+    for garbage in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"[..], b"GET\r\n\r\n", b"\0\0\0\0\r\n\r\n"] {
+        let mut client = server.connect().await;
+        client.send(garbage).await;
+        assert_eq!(client.answer(false).await.status, 400, "{garbage:?}");
+    }
+    assert_eq!(server.get("/health", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_connection_too_many_is_answered_503() {
+    let mut setup = patient();
+    setup.config.max_connections = 1;
+    let server = Server::start(setup).await;
+    let mut first = server.connect().await;
+    assert_eq!(first.request("GET", "/health", "", b"").await.status, 200);
+    let mut second = server.connect().await;
+    let answer = second.answer(false).await;
+    answer.is_error(503, "too many connections");
+    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert!(second.is_closed().await);
+    drop(first);
+    loop {
+        let mut next = server.connect().await;
+        if next.0.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await.is_ok()
+            && next.answer(false).await.status == 200
+        {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_cut() {
+    let mut setup = patient();
+    setup.config.deadlines.write = SHORT;
+    let server = Server::start(setup).await;
+    let ids: Vec<_> = (1..=10_000).map(DeviceId).collect();
+    for id in &ids {
+        server.report(*id, 1);
+    }
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut client = Client(socket.connect(server.address).await.unwrap());
+    let body = serde_json::to_vec(&json!({"deviceIds": ids})).unwrap();
+    let head = format!("POST /device/lastRoute HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    // Answers of 1.6 MB each: the server stops reading when the buffers are full, so that writing here ends only with the
+    // connection.
+    let request = [head.as_bytes(), &body].concat();
+    let cut = async { while client.0.write_all(&request).await.is_ok() {} };
+    timeout(PATIENCE, cut).await.expect("the connection is cut");
+}
+
+#[tokio::test]
+async fn the_connections_open_now_are_counted() {
+    let server = Server::start(patient()).await;
+    let mut client = server.connect().await;
+    let count = |body: Vec<u8>| {
+        let text = String::from_utf8(body).unwrap();
+        text.lines().find_map(|line| line.strip_prefix("lastroute_http_connections ")).unwrap().to_owned()
+    };
+    assert_eq!(count(client.request("GET", "/metrics", "", b"").await.body), "1");
+    assert_eq!(count(server.get("/metrics", "").await.body), "2");
+    assert_eq!(client.request("GET", LAST_ROUTE, "", b"").await.status, 404);
+}

@@ -1,0 +1,8 @@
+//! The HTTP API on real sockets: answers, limits, waiting, drain.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail where a test would")]
+
+mod harness;
+mod limits;
+mod routes;
+mod waiting;
