@@ -1,0 +1,120 @@
+//! What settings mean together, beyond the text of each: defaults, and what excludes what.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use super::file::{Listed, ListedKey};
+use super::secrets::{self, ApiKey};
+use super::settings::{Name, Settings};
+use super::values::{self, Fault};
+use super::{ConfigError, Device};
+use crate::auth::keys::{DeviceKey, KeyPair, device_key_id};
+use crate::table::TableConfig;
+use crate::waiters::WaitersConfig;
+
+/// Settings of the table; what is not said stays as the table has it.
+pub(super) fn table(settings: &Settings) -> Result<TableConfig, ConfigError> {
+    let default = TableConfig::default();
+    let unregistered = settings.value(Name::Unregistered, values::unregistered)?;
+    let limit = settings.value(Name::UnregisteredLimit, values::count)?;
+    Ok(TableConfig {
+        unregistered: unregistered.unwrap_or(default.unregistered),
+        unregistered_limit: limit.unwrap_or(default.unregistered_limit),
+        ..default
+    })
+}
+
+/// Bounds of waiting; what is not said stays as the waiters have it.
+pub(super) fn waiters(settings: &Settings) -> Result<WaitersConfig, ConfigError> {
+    let default = WaitersConfig::default();
+    let per_device = settings.value(Name::WaitersPerDevice, values::count)?;
+    let total = settings.value(Name::WaitersTotal, values::count)?;
+    Ok(WaitersConfig { per_device: per_device.unwrap_or(default.per_device), total: total.unwrap_or(default.total) })
+}
+
+/// Where datagrams are received.
+pub(super) fn udp_addresses(settings: &Settings) -> Result<Vec<SocketAddr>, ConfigError> {
+    let Some(addresses) = settings.values(Name::UdpListen, values::address)? else {
+        return Ok(vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 3001))]);
+    };
+    for (at, address) in addresses.iter().enumerate() {
+        if address.port() != 0 && addresses[..at].contains(address) {
+            let fault = Fault::new(format!("{address} is given twice"), "remove one of them");
+            return Err(fault.at(settings.place(Name::UdpListen)));
+        }
+    }
+    Ok(addresses)
+}
+
+/// Addresses of the API and of `/metrics`. Without credentials the API must not be reached from elsewhere.
+pub(super) fn http_addresses(
+    settings: &Settings,
+    credentials: bool,
+) -> Result<(SocketAddr, Option<SocketAddr>), ConfigError> {
+    let http =
+        settings.value(Name::HttpListen, values::address)?.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)));
+    if !credentials && !is_loopback(http.ip()) {
+        let fault = Fault::new(
+            format!("without credentials the API is served on a loopback address only, and {http} is none"),
+            "name the keys of its clients with --api-key-file, or listen on 127.0.0.1 or [::1]",
+        );
+        return Err(fault.at(settings.place(Name::HttpListen)));
+    }
+    let metrics = settings.value(Name::MetricsListen, values::address)?;
+    if metrics == Some(http) && http.port() != 0 {
+        let fault = Fault::new(
+            format!("{http} is the address of the API"),
+            "use another, or leave it out: the API serves /metrics too",
+        );
+        return Err(fault.at(settings.place(Name::MetricsListen)));
+    }
+    Ok((http, metrics))
+}
+
+fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+/// Keys of the API's clients; none without a file of them.
+pub(super) fn api_keys(settings: &Settings, warnings: &mut Vec<String>) -> Result<Vec<ApiKey>, ConfigError> {
+    match settings.path(Name::ApiKeyFile)? {
+        Some(path) => secrets::api_keys(&path, warnings).map_err(|fault| fault.at(settings.place(Name::ApiKeyFile))),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// The data directory, made if it is missing, and the gateway's key pair: as given, or that of the data directory.
+pub(super) fn cloud_keys(settings: &Settings, warnings: &mut Vec<String>) -> Result<(PathBuf, KeyPair), ConfigError> {
+    let data_dir = settings.path(Name::DataDir)?.unwrap_or_else(|| PathBuf::from("lastroute-data"));
+    let given = match settings.path(Name::CloudKeyFile)? {
+        Some(path) => {
+            let key =
+                secrets::key_file(&path, warnings).map_err(|fault| fault.at(settings.place(Name::CloudKeyFile)))?;
+            Some(KeyPair::from_private(*key))
+        }
+        None => None,
+    };
+    let at_data_dir = |fault: Fault| fault.at(settings.place(Name::DataDir));
+    secrets::make_data_dir(&data_dir).map_err(at_data_dir)?;
+    let keys = match given {
+        Some(keys) => keys,
+        None => secrets::cloud_key(&data_dir, warnings).map_err(at_data_dir)?,
+    };
+    Ok((data_dir, keys))
+}
+
+/// The device with its root key, which may follow from its public key and the gateway's private one.
+pub(super) fn device(listed: Listed, cloud_keys: &KeyPair) -> Result<Device, ConfigError> {
+    let key = match listed.key {
+        ListedKey::Root(key) => key,
+        ListedKey::Public(public) => {
+            let root = cloud_keys.shared_root(public).ok_or_else(|| {
+                let problem =
+                    format!("the public key of device {} is of small order: its root key would be known", listed.id);
+                Fault::new(problem, "give the key that the device made").at(listed.place)
+            })?;
+            DeviceKey { key_id: Some(device_key_id(&cloud_keys.public(), &public)), root }
+        }
+    };
+    Ok(Device { id: listed.id, key })
+}

@@ -1,0 +1,121 @@
+//! The flags of `serve`. They carry text; the meaning is the same from every source.
+
+use clap::Args;
+
+use super::settings::{Name, Origin, Settings};
+
+/// Settings given on the command line. The default has none of them.
+#[derive(Args, Clone, Debug, Default)]
+#[command(
+    after_help = "Every setting can also be given as an environment variable, --udp-listen as LASTROUTE_UDP_LISTEN, \
+    and, but for --config, in the configuration file, as udp-listen. Flags win over the environment, and that wins over \
+    the file. Networks and devices stand in the file only; lastroute.example.toml explains it."
+)]
+pub struct Flags {
+    /// Configuration file (TOML). Default: none, no file is looked for
+    #[arg(long, value_name = "FILE", help_heading = "Files")]
+    pub config: Option<String>,
+    /// Directory of everything the gateway keeps; made if it is missing. Default: lastroute-data
+    #[arg(long, value_name = "DIR", help_heading = "Files")]
+    pub data_dir: Option<String>,
+    /// The gateway's private X25519 key: 32 bytes as base64, hex or raw. Default: cloud-key in the data directory, made
+    /// on first start
+    #[arg(long, value_name = "FILE", help_heading = "Files")]
+    pub cloud_key_file: Option<String>,
+    /// Keys that clients of the API show, one `ik...` a line. Default: none, and the API is open, on loopback only
+    #[arg(long, value_name = "FILE", help_heading = "Files")]
+    pub api_key_file: Option<String>,
+    /// Address and port to receive datagrams on; may be repeated. Default: 0.0.0.0:3001
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Addresses")]
+    pub udp_listen: Vec<String>,
+    /// Receive buffer of each UDP socket, with unit (KiB, MiB), 4KiB to below 1GiB. Default: as large as the system gives
+    #[arg(long, value_name = "SIZE", help_heading = "Addresses")]
+    pub udp_receive_buffer: Option<String>,
+    /// Address and port of the API. Default: 127.0.0.1:8080
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Addresses")]
+    pub http_listen: Option<String>,
+    /// Address and port to serve /metrics on, without credentials. Default: none, /metrics is part of the API
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Addresses")]
+    pub metrics_listen: Option<String>,
+    /// Whether authentic packets of devices that are not registered are served. Default: allow
+    #[arg(long, value_name = "allow|deny", help_heading = "Devices")]
+    pub unregistered: Option<String>,
+    /// How many unregistered devices are remembered; the one heard least recently makes room. Default: 100000
+    #[arg(long, value_name = "N", help_heading = "Devices")]
+    pub unregistered_limit: Option<String>,
+    /// What may move a route: the newest packet that proves itself (newest); or the same, except that a packet under the
+    /// network key moves no device whose own key is known (strict). Default: newest
+    #[arg(long, value_name = "newest|strict", help_heading = "Devices")]
+    pub route_policy: Option<String>,
+    /// How many may wait for one device at once. Default: 1000
+    #[arg(long, value_name = "N", help_heading = "Waiting")]
+    pub waiters_per_device: Option<String>,
+    /// How many may wait under one API key at once; without keys, in this process. Default: 200000
+    #[arg(long, value_name = "N", help_heading = "Waiting")]
+    pub waiters_per_credential: Option<String>,
+    /// How many may wait at once in all. Default: 200000
+    #[arg(long, value_name = "N", help_heading = "Waiting")]
+    pub waiters_total: Option<String>,
+    /// What to log on standard error: error, warn, info, debug, trace or off, or levels by module such as
+    /// info,lastroute=debug. Text on a terminal, JSON elsewhere. Default: info
+    #[arg(long, value_name = "FILTER", help_heading = "Logging")]
+    pub log: Option<String>,
+    /// For tests: seconds added to the system clock
+    #[arg(long, value_name = "SECONDS", hide = true, default_value_t = 0, allow_negative_numbers = true)]
+    pub clock_offset: i64,
+}
+
+impl Flags {
+    pub(super) fn settings(&self) -> Settings {
+        let mut settings = Settings::default();
+        settings.set(Name::UdpListen, self.udp_listen.clone(), Origin::Flag);
+        for (name, text) in [
+            (Name::Config, &self.config),
+            (Name::DataDir, &self.data_dir),
+            (Name::CloudKeyFile, &self.cloud_key_file),
+            (Name::ApiKeyFile, &self.api_key_file),
+            (Name::UdpReceiveBuffer, &self.udp_receive_buffer),
+            (Name::HttpListen, &self.http_listen),
+            (Name::MetricsListen, &self.metrics_listen),
+            (Name::Unregistered, &self.unregistered),
+            (Name::UnregisteredLimit, &self.unregistered_limit),
+            (Name::RoutePolicy, &self.route_policy),
+            (Name::WaitersPerDevice, &self.waiters_per_device),
+            (Name::WaitersPerCredential, &self.waiters_per_credential),
+            (Name::WaitersTotal, &self.waiters_total),
+            (Name::Log, &self.log),
+        ] {
+            settings.set(name, text.iter().cloned().collect(), Origin::Flag);
+        }
+        settings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Alone {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    #[test]
+    fn every_setting_has_a_flag_of_its_name() {
+        for name in Name::ALL {
+            let flag = format!("--{}", name.key());
+            let flags = Alone::try_parse_from(["serve", &flag, "some text"]).map(|alone| alone.flags).unwrap();
+            let text = flags.settings().value(name, |text| Ok(text.to_owned())).unwrap();
+            assert_eq!(text.as_deref(), Some("some text"), "{flag}");
+        }
+    }
+
+    #[test]
+    fn the_clock_can_be_set_back() {
+        let flags = Alone::try_parse_from(["serve", "--clock-offset", "-60"]).map(|alone| alone.flags).unwrap();
+        assert_eq!(flags.clock_offset, -60);
+    }
+}
