@@ -1,0 +1,239 @@
+//! The gateway as a whole: binds everything, starts its threads, and stops them in order.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::api::access::Access;
+use crate::api::metrics_text::IngestSource;
+use crate::api::{self, Api, ApiConfig};
+use crate::auth::keys::KeyRing;
+use crate::auth::nonce::OwnNonces;
+use crate::config::{ApiKey, Config};
+use crate::ingest;
+use crate::ingest::pipeline::{Core, Pipeline};
+use crate::metrics::{Counters, Tally};
+use crate::table::{RouteTable, TableConfig};
+use crate::udp::{BindError, BoundSocket};
+use crate::wait::PacketWaits;
+use crate::waiters::Waiters;
+
+/// How long requests may take to end once the gateway stops. Ingest and joining fit in the second that is left of the 5 s
+/// an operator waits.
+const DRAIN: Duration = Duration::from_secs(4);
+
+/// Bytes asked of the kernel for the receive buffer of a socket: at 100 bytes a datagram about 100 000 of them, a second
+/// of a fleet of millions. Kernels give less to ordinary users, and say so at the start.
+const RECEIVE_BUFFER: usize = 64 << 20;
+
+/// A running gateway. It runs until [`Self::stop`]; dropping it stops it without waiting.
+#[derive(Debug)]
+pub struct App {
+    udp: Vec<SocketAddr>,
+    http: SocketAddr,
+    metrics: Option<SocketAddr>,
+    waits: PacketWaits,
+    counters: Vec<Arc<Counters>>,
+    stop_api: watch::Sender<bool>,
+    stop_ingest: watch::Sender<bool>,
+    api_threads: Vec<JoinHandle<()>>,
+    ingest_threads: Vec<JoinHandle<()>>,
+    ended: mpsc::Receiver<&'static str>,
+}
+
+/// Why the gateway cannot start. One line: what, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A UDP address cannot be listened on.
+    #[error(transparent)]
+    Udp(#[from] BindError),
+    /// A TCP address cannot be listened on.
+    #[error("cannot listen on tcp {address}: {source}; stop the other process or choose another {flag}")]
+    Tcp {
+        /// The address asked for.
+        address: SocketAddr,
+        /// The flag that sets it.
+        flag: &'static str,
+        /// What the system answered.
+        source: io::Error,
+    },
+    /// The system gives no more threads or file descriptors.
+    #[error("cannot start a thread: {0}; raise the limits of the process")]
+    Thread(#[from] io::Error),
+}
+
+impl App {
+    /// Binds every address, then starts. Fails before anything runs.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let receive_buffer = config.udp_receive_buffer.unwrap_or(RECEIVE_BUFFER);
+        let sockets = config
+            .udp_listen
+            .iter()
+            .map(|&address| BoundSocket::bind(address, receive_buffer))
+            .collect::<Result<Vec<_>, _>>()?;
+        let http = listen(config.http_listen, "--http-listen")?;
+        let metrics = config.metrics_listen.map(|address| listen(address, "--metrics-listen")).transpose()?;
+
+        let core = core(&config);
+        let sources: Vec<_> = sockets.iter().map(source).collect();
+        let (stop_api, api_stop) = watch::channel(false);
+        let (stop_ingest, ingest_stop) = watch::channel(false);
+        let (alive, ended) = mpsc::channel(1);
+        let mut app = Self {
+            udp: sockets.iter().map(BoundSocket::address).collect(),
+            http: http.local_addr()?,
+            metrics: metrics.as_ref().map(TcpListener::local_addr).transpose()?,
+            waits: PacketWaits::new(core.table.clone(), core.waiters.clone()),
+            counters: sources.iter().map(|source| source.counters.clone()).collect(),
+            stop_api,
+            stop_ingest,
+            api_threads: Vec::new(),
+            ingest_threads: Vec::new(),
+            ended,
+        };
+        for (socket, source) in sockets.into_iter().zip(&sources) {
+            let (core, counters, stop) = (core.clone(), source.counters.clone(), ingest_stop.clone());
+            let clock = config.clock;
+            app.ingest_threads.push(spawn("ingest", alive.clone(), async move || {
+                ingest::run(Arc::new(socket.register()?), Pipeline::new(core), counters, clock, stop).await;
+                Ok(())
+            })?);
+        }
+        let api = Arc::new(api(&config, &core, sources));
+        app.api_threads.push(spawn("api", alive, async move || {
+            let serving = api::serve(http.try_into()?, api.clone(), api_stop.clone(), DRAIN);
+            match metrics {
+                Some(metrics) => {
+                    let metrics = api::serve_metrics(metrics.try_into()?, api, api_stop, DRAIN);
+                    tokio::join!(serving, metrics);
+                }
+                None => serving.await,
+            }
+            Ok(())
+        })?);
+        Ok(app)
+    }
+
+    /// Where datagrams are received.
+    pub fn udp(&self) -> &[SocketAddr] {
+        &self.udp
+    }
+
+    /// Where the API is served.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Where the metrics are served without credentials.
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
+    }
+
+    /// Waiting for packets, without HTTP.
+    pub fn waits(&self) -> &PacketWaits {
+        &self.waits
+    }
+
+    /// What the ingest threads have counted so far.
+    pub fn counted(&self) -> Tally {
+        self.counters.iter().map(|counters| counters.read()).sum()
+    }
+
+    /// Waits until a thread of the gateway ends by itself, which only a defect makes it do; says which.
+    pub async fn failed(&mut self) -> &'static str {
+        self.ended.recv().await.unwrap_or("unknown")
+    }
+
+    /// Stops in order: no more requests, waiters answered, then no more datagrams. Blocks, at most about 5 s.
+    pub fn stop(mut self) {
+        let _ = self.stop_api.send(true);
+        join(&mut self.api_threads);
+        let _ = self.stop_ingest.send(true);
+        join(&mut self.ingest_threads);
+    }
+}
+
+fn core(config: &Config) -> Arc<Core> {
+    let keys = KeyRing::default();
+    let table = RouteTable::new(&TableConfig { epoch: random_u32(), ..config.table.clone() });
+    let now = config.clock.now();
+    for network in &config.networks {
+        keys.set_network(network.id, network.root.clone());
+    }
+    for device in &config.devices {
+        keys.set_device(device.id, device.key.clone(), None);
+        table.register(device.id, now);
+    }
+    Arc::new(Core {
+        keys: Arc::new(keys),
+        table: Arc::new(table),
+        waiters: Arc::new(Waiters::new(&config.waiters)),
+        nonces: OwnNonces::new(&config.cloud_keys, now),
+        policy: config.route_policy,
+    })
+}
+
+/// What makes the epochs of this process differ from those of any other. Random rather than a time: clocks are set back.
+fn random_u32() -> u32 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id()) as u32
+}
+
+fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, StartError> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|source| StartError::Tcp { address, flag, source })
+}
+
+fn source(socket: &BoundSocket) -> IngestSource {
+    let (listen, receive_buffer) = (socket.address(), socket.receive_buffer());
+    tracing::info!(%listen, receive_buffer, "receiving");
+    IngestSource { listen, receive_buffer, counters: Arc::new(Counters::default()) }
+}
+
+/// Runs `work` on a thread of its own with a runtime of its own: what happens on one thread delays no other. `alive` tells
+/// when it ends.
+fn spawn<F>(name: &'static str, alive: mpsc::Sender<&'static str>, work: F) -> io::Result<JoinHandle<()>>
+where
+    F: AsyncFnOnce() -> io::Result<()> + Send + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let _ended = Ended { name, told: alive };
+        if let Err(error) = runtime.block_on(work()) {
+            tracing::error!(thread = name, %error, "ended");
+        }
+    })
+}
+
+/// Tells that a thread has ended, also by a panic.
+struct Ended {
+    name: &'static str,
+    told: mpsc::Sender<&'static str>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // One is enough, and after a stop nobody listens.
+        let _ = self.told.try_send(self.name);
+    }
+}
+
+fn join(threads: &mut Vec<JoinHandle<()>>) {
+    for thread in threads.drain(..) {
+        // Its panic was reported where it happened.
+        let _ = thread.join();
+    }
+}
+
+fn api(config: &Config, core: &Core, sources: Vec<IngestSource>) -> Api {
+    let access = Access::of_keys(config.api_keys.iter().map(ApiKey::text));
+    let bounds = ApiConfig { waits_per_credential: config.waiters_per_credential, ..ApiConfig::default() };
+    Api::new(core.table.clone(), core.waiters.clone(), config.clock, access, sources, bounds)
+}

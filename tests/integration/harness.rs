@@ -1,0 +1,218 @@
+//! A gateway on free ports, devices that speak to it over real sockets, and an HTTP client.
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use base64::Engine;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::header::HeaderMap;
+use hyper::{Request, StatusCode};
+use hyper_util::client::legacy::Client as HyperClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use lastroute::app::App;
+use lastroute::auth::keys::{Interface, RootKey};
+use lastroute::auth::{open_with, seal_with};
+use lastroute::clock::Clock;
+use lastroute::config::{Config, Flags};
+use lastroute::id::{DeviceId, KeyId};
+use lastroute::wire::frame::{Flags as FrameFlags, Frame, Header, Layout, PacketType};
+use serde_json::Value;
+use tokio::net::UdpSocket;
+
+pub(crate) const NETWORK: KeyId = KeyId::from_le_bytes([0x17, 0x0a, 0]);
+
+/// Longer than anything here takes, so that what never comes fails the test.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+const NETWORK_KEY: [u8; 32] = [0x42; 32];
+
+pub(crate) struct Gateway {
+    app: Option<App>,
+    pub(crate) udp: Vec<SocketAddr>,
+    pub(crate) http: SocketAddr,
+    _data: tempfile::TempDir,
+}
+
+impl Gateway {
+    /// A gateway that knows one network, with `more` settings in its configuration file.
+    pub(crate) fn start(more: &str) -> Self {
+        let key = base64::engine::general_purpose::STANDARD.encode(NETWORK_KEY);
+        Self::start_with(more, "[[network]]\nid = \"000a17\"\nkey-file = \"network.key\"\n", &key, 0)
+    }
+
+    /// A gateway with the networks and devices of `tables`, `network_key` in the file network.key, and its clock moved by
+    /// `offset` seconds. It listens on free ports of loopback unless `more` says otherwise.
+    pub(crate) fn start_with(more: &str, tables: &str, network_key: &str, offset: i64) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        std::fs::write(data.path().join("network.key"), network_key).unwrap();
+        let udp = if more.contains("udp-listen") { "" } else { "udp-listen = \"127.0.0.1:0\"\n" };
+        let text = format!("{udp}http-listen = \"127.0.0.1:0\"\ndata-dir = \"data\"\n{more}\n{tables}");
+        let file = data.path().join("lastroute.toml");
+        std::fs::write(&file, text).unwrap();
+        let config = Some(file.to_str().unwrap().to_owned());
+        let flags = Flags { config, clock_offset: offset, ..Flags::default() };
+        let app = App::start(Config::load(&flags, []).unwrap()).unwrap();
+        Self { udp: app.udp().to_vec(), http: app.http(), app: Some(app), _data: data }
+    }
+
+    /// Stops it, as SIGTERM does.
+    pub(crate) async fn stop(mut self) {
+        let app = self.app.take().unwrap();
+        tokio::task::spawn_blocking(move || app.stop()).await.unwrap();
+    }
+}
+
+/// A device with a socket of its own.
+pub(crate) struct Device {
+    pub(crate) id: DeviceId,
+    socket: UdpSocket,
+    clock: Clock,
+    sequence: u16,
+}
+
+impl Device {
+    pub(crate) async fn new(id: u64, gateway: &Gateway) -> Self {
+        let socket = connected(gateway.udp[0]).await;
+        Self { id: DeviceId(id), socket, clock: Clock::default(), sequence: 0 }
+    }
+
+    /// Goes on from another port, and speaks to and hears from `gateway` only.
+    pub(crate) async fn rebind(&mut self, gateway: SocketAddr) {
+        self.socket = connected(gateway).await;
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.socket.local_addr().unwrap()
+    }
+
+    /// Sends an empty TDF at network level; returns its sequence.
+    pub(crate) async fn report(&mut self, flags: u16) -> u16 {
+        self.sequence += 1;
+        let header = Header {
+            packet_type: PacketType::TDF,
+            flags: FrameFlags(flags),
+            key_id: NETWORK,
+            device_id: self.id,
+            gps_time: self.clock.now().gps(),
+            sequence: self.sequence,
+            entropy: self.sequence,
+        };
+        let key = RootKey::new(NETWORK_KEY).day_key(Interface::Udp, header.rotation());
+        let mut bytes = Vec::new();
+        seal_with(&key, &header, Layout::Unversioned, &[], &mut bytes);
+        self.send(&bytes).await;
+        self.sequence
+    }
+
+    pub(crate) async fn send(&self, bytes: &[u8]) {
+        self.socket.send(bytes).await.unwrap();
+    }
+
+    /// Whether no downlink has arrived.
+    pub(crate) fn nothing_came(&self) -> bool {
+        let error = self.socket.try_recv(&mut [0]).unwrap_err();
+        error.kind() == std::io::ErrorKind::WouldBlock
+    }
+
+    /// Waits for a downlink; returns its header and payload.
+    pub(crate) async fn receive(&self) -> (Header, Vec<u8>) {
+        let mut bytes = vec![0; 2048];
+        let len = tokio::time::timeout(PATIENCE, self.socket.recv(&mut bytes)).await.expect("a downlink").unwrap();
+        let frame = Frame::parse(&mut bytes[..len], Layout::Unversioned).unwrap();
+        let key = RootKey::new(NETWORK_KEY).day_key(Interface::Udp, frame.header().rotation());
+        let opened = open_with(&key, frame).expect("sealed by the network key");
+        (*opened.header(), opened.payload().to_vec())
+    }
+}
+
+async fn connected(gateway: SocketAddr) -> UdpSocket {
+    // Loopback takes what is sent to all its addresses, so a gateway that listens everywhere is met there.
+    let any: SocketAddr = if gateway.is_ipv4() { ([127, 0, 0, 1], 0).into() } else { (Ipv6Addr::LOCALHOST, 0).into() };
+    let socket = UdpSocket::bind(any).await.unwrap();
+    let ip = if gateway.ip().is_unspecified() { any.ip() } else { gateway.ip() };
+    socket.connect((ip, gateway.port())).await.unwrap();
+    socket
+}
+
+/// Asks until it is so.
+pub(crate) async fn eventually(mut so: impl AsyncFnMut() -> bool) {
+    let asking = async { while !so().await {} };
+    tokio::time::timeout(PATIENCE, asking).await.expect("it to come true");
+}
+
+/// An HTTP client of one gateway.
+#[derive(Clone)]
+pub(crate) struct Client {
+    hyper: HyperClient<HttpConnector, Full<Bytes>>,
+    base: String,
+}
+
+/// An answer with its body read.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Client {
+    pub(crate) fn http1(gateway: &Gateway) -> Self {
+        Self::new(gateway, false)
+    }
+
+    /// HTTP/2 without TLS: all requests share one connection.
+    pub(crate) fn h2c(gateway: &Gateway) -> Self {
+        Self::new(gateway, true)
+    }
+
+    fn new(gateway: &Gateway, h2c: bool) -> Self {
+        let hyper = HyperClient::builder(TokioExecutor::new()).http2_only(h2c).build_http();
+        Self { hyper, base: format!("http://{}", gateway.http) }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(Request::get(format!("{}{path}", self.base)).body(Full::default()).unwrap()).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+        let request = Request::post(format!("{}{path}", self.base)).header("content-type", "application/json");
+        self.send(request.body(Full::from(body.to_string())).unwrap()).await
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+        let answer = async {
+            let response = self.hyper.request(request).await.unwrap();
+            let (head, body) = response.into_parts();
+            Answer { status: head.status, headers: head.headers, body: body.collect().await.unwrap().to_bytes() }
+        };
+        tokio::time::timeout(PATIENCE * 2, answer).await.expect("an answer")
+    }
+
+    /// The position of a device's last packet, heard or not.
+    pub(crate) async fn cursor(&self, id: DeviceId) -> String {
+        let answer = self.get(&format!("/device/deviceId/{id}/waitForPacket?timeoutMs=0")).await;
+        assert_eq!(answer.status, StatusCode::NO_CONTENT, "{answer:?}");
+        answer.header("lastroute-cursor").to_owned()
+    }
+
+    /// Waits for a packet after `after`, and gives the answer's body.
+    pub(crate) async fn wait(&self, id: DeviceId, after: &str) -> Value {
+        let timeout = PATIENCE.as_millis();
+        let path = format!("/device/deviceId/{id}/waitForPacket?timeoutMs={timeout}&after={after}");
+        let answer = self.get(&path).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        answer.json()
+    }
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers[name].to_str().unwrap()
+    }
+}

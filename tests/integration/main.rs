@@ -1,0 +1,7 @@
+//! The whole gateway over real sockets.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod harness;
+mod process;
+mod uplink;
+mod waiting;
