@@ -1,0 +1,81 @@
+//! A gateway without sockets and a fleet of devices without state: what the benchmarks share.
+#![allow(dead_code, reason = "no benchmark needs all of it")]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use lastroute::auth::keys::{DayKey, Interface, KeyPair, KeyRing, RootKey};
+use lastroute::auth::nonce::OwnNonces;
+use lastroute::auth::seal_with;
+use lastroute::clock::Timestamp;
+use lastroute::id::{DeviceId, KeyId};
+use lastroute::ingest::pipeline::Core;
+use lastroute::table::{RoutePolicy, RouteTable, TableConfig};
+use lastroute::waiters::{Waiters, WaitersConfig};
+use lastroute::wire::frame::{Flags, Header, Layout, PacketType};
+
+pub(crate) const NETWORK: KeyId = KeyId::from_le_bytes([0x17, 0x0a, 0x00]);
+
+/// The root key of that network.
+pub(crate) const ROOT: [u8; 32] = [0x42; 32];
+
+/// Bytes of payload that make a datagram of 100 bytes.
+pub(crate) const PAYLOAD: usize = 62;
+
+/// A gateway that knows one network.
+pub(crate) fn core(now: Timestamp) -> Arc<Core> {
+    let keys = KeyRing::default();
+    keys.set_network(NETWORK, root());
+    Arc::new(Core {
+        keys: Arc::new(keys),
+        table: Arc::new(RouteTable::new(&TableConfig { unregistered_limit: usize::MAX, ..TableConfig::default() })),
+        waiters: Arc::new(Waiters::new(&WaitersConfig::default())),
+        nonces: OwnNonces::new(&KeyPair::from_private([3; 32]), now),
+        policy: RoutePolicy::Newest,
+    })
+}
+
+fn root() -> RootKey {
+    RootKey::new(ROOT)
+}
+
+/// Seals packets of any device of the network.
+pub(crate) struct Fleet {
+    key: DayKey,
+    gps_time: u32,
+}
+
+impl Fleet {
+    pub(crate) fn new(now: Timestamp) -> Self {
+        let gps_time = now.gps();
+        Self { key: root().day_key(Interface::Udp, gps_time / 86_400), gps_time }
+    }
+
+    /// The packet number `sequence` of device `index`, a TDF of 62 bytes that is one reading of unknown meaning.
+    pub(crate) fn packet(&self, index: u64, sequence: u16, flags: u16, out: &mut Vec<u8>) {
+        let header = Header {
+            packet_type: PacketType::TDF,
+            flags: Flags(flags),
+            key_id: NETWORK,
+            device_id: device(index),
+            gps_time: self.gps_time,
+            sequence,
+            entropy: sequence ^ 0x5aa5,
+        };
+        let mut payload = [0x11; PAYLOAD];
+        payload[..3].copy_from_slice(&[0x20, 0x00, (PAYLOAD - 3) as u8]);
+        out.clear();
+        seal_with(&self.key, &header, Layout::Unversioned, &payload, out);
+    }
+}
+
+/// Device ids as factories give them: a common upper half, scattered lower bits.
+pub(crate) fn device(index: u64) -> DeviceId {
+    DeviceId(0xd291_d4d6_0000_0000 | (index.wrapping_mul(0x9e37_79b9) & 0xffff_ffff))
+}
+
+/// The address device `index` speaks from.
+pub(crate) fn address(index: u64) -> SocketAddr {
+    let ip = Ipv4Addr::from_bits(0x0a00_0000 | (index as u32 & 0x00ff_ffff));
+    SocketAddr::from((ip, 6200))
+}

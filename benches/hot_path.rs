@@ -1,0 +1,138 @@
+//! The steps of a datagram one by one, in memory: parse, open, record, look up, and all of them together.
+//!
+//! `cargo bench --bench hot_path`. The figures are per datagram or look-up; `docs/performance.md` has the ratios.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod fleet;
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use fleet::{Fleet, address, core, device};
+use lastroute::auth::keys::Interface;
+use lastroute::auth::{Authenticator, Verified};
+use lastroute::clock::Timestamp;
+use lastroute::ingest::pipeline::{Datagram, Pipeline};
+use lastroute::table::route::Path;
+use lastroute::table::{Packet, RouteTable};
+use lastroute::wire::frame::{Frame, Layout};
+
+const NOW: Timestamp = Timestamp::from_gps(1_479_435_219);
+const DEVICES: [u64; 3] = [1000, 100_000, 1_000_000];
+
+fn parse_and_open(criterion: &mut Criterion) {
+    let core = core(NOW);
+    let mut packet = Vec::new();
+    Fleet::new(NOW).packet(1, 1, 0, &mut packet);
+    let mut group = criterion.benchmark_group("one packet");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("parse", |bencher| {
+        bencher
+            .iter(|| black_box(Frame::parse(black_box(&mut packet), Layout::Unversioned).unwrap().header().sequence));
+    });
+    let mut authenticator = Authenticator::default();
+    group.bench_function("parse and open", |bencher| {
+        bencher.iter_batched_ref(
+            || packet.clone(),
+            |packet| {
+                let frame = Frame::parse(packet, Layout::Unversioned).unwrap();
+                black_box(authenticator.open(&core.keys, frame, Interface::Udp, NOW).unwrap().payload().len())
+            },
+            BatchSize::SmallInput,
+        );
+    });
+    group.finish();
+}
+
+/// Every device sends in turn; the sequence goes up by one each round.
+struct Rounds {
+    devices: u64,
+    index: u64,
+    sequence: u16,
+}
+
+impl Rounds {
+    fn next(&mut self) -> (u64, u16) {
+        self.index += 1;
+        if self.index == self.devices {
+            self.index = 0;
+            self.sequence = self.sequence.wrapping_add(1);
+        }
+        (self.index, self.sequence)
+    }
+}
+
+fn record_and_look_up(criterion: &mut Criterion) {
+    for devices in DEVICES {
+        let core = core(NOW);
+        let fleet = Fleet::new(NOW);
+        let mut rounds = Rounds { devices, index: 0, sequence: 0 };
+        let mut authenticator = Authenticator::default();
+        // Sealing and opening are not timed: they make the `Verified` that the table wants.
+        let mut record = |table: &RouteTable, (index, sequence): (u64, u16)| {
+            let mut bytes = Vec::with_capacity(128);
+            fleet.packet(index, sequence, 0, &mut bytes);
+            let frame = Frame::parse(&mut bytes, Layout::Unversioned).unwrap();
+            let verified: Verified<'_> = authenticator.open(&core.keys, frame, Interface::Udp, NOW).unwrap();
+            let path = Path::Direct(address(index));
+            let packet = Packet { verified: &verified, path: &path, may_move: true, application: None, at: NOW };
+            let start = Instant::now();
+            black_box(table.record(black_box(&packet)));
+            start.elapsed()
+        };
+        for _ in 0..devices {
+            record(&core.table, rounds.next());
+        }
+        let mut group = criterion.benchmark_group(format!("{devices} devices"));
+        group.throughput(Throughput::Elements(1));
+        group.bench_function("record", |bencher| {
+            bencher.iter_custom(|count| (0..count).map(|_| record(&core.table, rounds.next())).sum());
+        });
+        let mut at = 0_u64;
+        group.bench_function("look up", |bencher| {
+            bencher.iter(|| {
+                at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                black_box(core.table.snapshot(device((at >> 33) % devices)))
+            });
+        });
+        group.finish();
+    }
+}
+
+fn whole_datagram(criterion: &mut Criterion) {
+    for devices in DEVICES {
+        let core = core(NOW);
+        let fleet = Fleet::new(NOW);
+        let mut pipeline = Pipeline::new(core);
+        let mut rounds = Rounds { devices, index: 0, sequence: 0 };
+        let mut reply = Vec::with_capacity(64);
+        let mut take = |count: u64| -> Duration {
+            // In batches of 64, as the socket gives them.
+            let mut batch: Vec<_> = (0..64).map(|_| (0, Vec::with_capacity(128))).collect();
+            let mut spent = Duration::ZERO;
+            for _ in 0..count.div_ceil(64) {
+                for (index, bytes) in &mut batch {
+                    let (device, sequence) = rounds.next();
+                    *index = device;
+                    fleet.packet(device, sequence, 0, bytes);
+                }
+                let start = Instant::now();
+                for (index, bytes) in &mut batch {
+                    let datagram = Datagram { bytes, truncated: false, source: address(*index), at: NOW };
+                    black_box(pipeline.take(datagram, &mut reply));
+                }
+                spent += start.elapsed();
+            }
+            spent.mul_f64(count as f64 / (count.div_ceil(64) * 64) as f64)
+        };
+        take(devices);
+        let mut group = criterion.benchmark_group(format!("{devices} devices"));
+        group.throughput(Throughput::Elements(1));
+        group.bench_function("whole datagram", |bencher| bencher.iter_custom(&mut take));
+        group.finish();
+    }
+}
+
+criterion_group!(benches, parse_and_open, record_and_look_up, whole_datagram);
+criterion_main!(benches);

@@ -1,0 +1,61 @@
+//! Resident memory per device: the table and its index, filled by real packets, measured in a process that holds
+//! nothing else.
+//!
+//! `cargo bench --bench memory [-- DEVICES...]`, by default 100 000, 1 million and 10 million.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod fleet;
+
+use fleet::{Fleet, address, core};
+use lastroute::clock::Timestamp;
+use lastroute::ingest::pipeline::{Datagram, Pipeline};
+
+const NOW: Timestamp = Timestamp::from_gps(1_479_435_219);
+
+/// How a process learns what it is to measure.
+const TASK: &str = "LASTROUTE_BENCH_TASK";
+
+fn main() {
+    if let Ok(task) = std::env::var(TASK) {
+        let (devices, registered) = task.split_once(' ').unwrap();
+        return fill(devices.parse().unwrap(), registered == "true");
+    }
+    let mut counts: Vec<u64> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
+    if counts.is_empty() {
+        counts = vec![100_000, 1_000_000, 10_000_000];
+    }
+    println!("{:>10}  {:>12}  {:>12}  {:>14}", "devices", "registered", "bytes/device", "seconds to fill");
+    for registered in [false, true] {
+        for devices in &counts {
+            // The allocator keeps what one run freed, so each runs in a process of its own.
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            assert!(child.env(TASK, format!("{devices} {registered}")).status().unwrap().success());
+        }
+    }
+}
+
+fn fill(devices: u64, registered: bool) {
+    let core = core(NOW);
+    let table = core.table.clone();
+    let fleet = Fleet::new(NOW);
+    let mut pipeline = Pipeline::new(core);
+    let (mut bytes, mut reply) = (Vec::with_capacity(128), Vec::new());
+    let before = resident();
+    let start = std::time::Instant::now();
+    for index in 0..devices {
+        if registered {
+            table.register(fleet::device(index), NOW);
+        }
+        fleet.packet(index, 1, 0, &mut bytes);
+        pipeline.take(Datagram { bytes: &mut bytes, truncated: false, source: address(index), at: NOW }, &mut reply);
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let bytes_each = (resident() - before) as f64 / table.devices().0 as f64;
+    println!("{:>10}  {registered:>12}  {bytes_each:>12.1}  {seconds:>14.1}", table.devices().0);
+}
+
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}

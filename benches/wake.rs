@@ -1,0 +1,155 @@
+//! How long after its packet was sent somebody who waits for a device knows: through the library, over HTTP/1.1 and over
+//! HTTP/2, next to a bare echo over the same loopback in the same run.
+//!
+//! `cargo bench --bench wake [-- ROUNDS]`, by default 5000 packets each. One packet at a time, everything idle between: what
+//! is measured is the way through the gateway, its threads' wake-ups included, and not a queue.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod fleet;
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use fleet::Fleet;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::{Request, StatusCode};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use lastroute::app::App;
+use lastroute::clock::Clock;
+use lastroute::config::{Config, Flags};
+use lastroute::wait::{PacketWaits, Waited};
+use tokio::net::UdpSocket;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The device that speaks.
+struct Device {
+    socket: UdpSocket,
+    fleet: Fleet,
+    sequence: u16,
+    packet: Vec<u8>,
+}
+
+impl Device {
+    async fn new(gateway: SocketAddr) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.connect(gateway).await.unwrap();
+        Self { socket, fleet: Fleet::new(Clock::default().now()), sequence: 0, packet: Vec::new() }
+    }
+
+    /// Sends the next packet; returns the moment before.
+    async fn speak(&mut self) -> Instant {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.fleet.packet(0, self.sequence, 0, &mut self.packet);
+        let before = Instant::now();
+        self.socket.send(&self.packet).await.unwrap();
+        before
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let rounds = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(5000);
+    let directory = tempfile::tempdir().unwrap();
+    let app = start(directory.path());
+    let mut device = Device::new(app.udp()[0]).await;
+    let base = format!("http://{}/device/deviceId/{}/waitForPacket", app.http(), fleet::device(0));
+
+    println!("{rounds} packets each, microseconds from before the send to the answer\n");
+    println!("| way | p50 | p99 | longest |");
+    println!("| --- | --- | --- | --- |");
+    report("bare echo", echo(rounds).await);
+    report("library", library(rounds, &mut device, app.waits()).await);
+    for (name, http2) in [("HTTP/1.1", false), ("HTTP/2, one stream", true)] {
+        report(name, http(rounds, &mut device, app.waits(), &base, http2).await);
+    }
+    app.stop();
+}
+
+fn start(directory: &std::path::Path) -> App {
+    let key = base64::engine::general_purpose::STANDARD.encode(fleet::ROOT);
+    std::fs::write(directory.join("network.key"), key).unwrap();
+    let file = directory.join("lastroute.toml");
+    let listen = "udp-listen = \"127.0.0.1:0\"\nhttp-listen = \"127.0.0.1:0\"\ndata-dir = \"data\"\n";
+    let network = format!("[[network]]\nid = \"{:06x}\"\nkey-file = \"network.key\"\n", fleet::NETWORK.get());
+    std::fs::write(&file, format!("{listen}{network}")).unwrap();
+    let flags = Flags { config: Some(file.to_str().unwrap().to_owned()), ..Flags::default() };
+    App::start(Config::load(&flags, []).unwrap()).unwrap()
+}
+
+/// The same sockets with nothing between: a thread that sends back what it receives.
+async fn echo(rounds: usize) -> Vec<Duration> {
+    let echo = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut device = Device::new(echo.local_addr().unwrap()).await;
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        runtime.block_on(async {
+            echo.set_nonblocking(true).unwrap();
+            let echo = UdpSocket::from_std(echo).unwrap();
+            let mut bytes = [0; 2048];
+            loop {
+                let (len, peer) = echo.recv_from(&mut bytes).await.unwrap();
+                echo.send_to(&bytes[..len], peer).await.unwrap();
+            }
+        });
+    });
+    let mut times = Vec::with_capacity(rounds);
+    for _ in 0..rounds {
+        let sent = device.speak().await;
+        device.socket.recv(&mut [0; 2048]).await.unwrap();
+        times.push(sent.elapsed());
+    }
+    times
+}
+
+async fn library(rounds: usize, device: &mut Device, waits: &PacketWaits) -> Vec<Duration> {
+    let mut times = Vec::with_capacity(rounds);
+    for _ in 0..rounds {
+        let waiting = waits.clone();
+        let wait = tokio::spawn(async move {
+            let deadline = tokio::time::Instant::now() + MINUTE;
+            let waited = waiting.wait_for_packet(fleet::device(0), None, deadline).await.unwrap();
+            assert!(matches!(waited, Waited::Packet { missed: 0, .. }), "{waited:?}");
+            Instant::now()
+        });
+        somebody_waits(waits).await;
+        let sent = device.speak().await;
+        times.push(wait.await.unwrap() - sent);
+    }
+    times
+}
+
+async fn http(rounds: usize, device: &mut Device, waits: &PacketWaits, url: &str, http2: bool) -> Vec<Duration> {
+    let client = Client::builder(TokioExecutor::new()).http2_only(http2).build_http::<Full<Bytes>>();
+    let mut times = Vec::with_capacity(rounds);
+    for _ in 0..rounds {
+        let (client, request) = (client.clone(), Request::get(url).body(Full::default()).unwrap());
+        let wait = tokio::spawn(async move {
+            let answer = client.request(request).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::OK);
+            answer.into_body().collect().await.unwrap();
+            Instant::now()
+        });
+        somebody_waits(waits).await;
+        let sent = device.speak().await;
+        times.push(wait.await.unwrap() - sent);
+    }
+    times
+}
+
+async fn somebody_waits(waits: &PacketWaits) {
+    while waits.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Until it sleeps and its thread does too.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+fn report(name: &str, mut times: Vec<Duration>) {
+    times.sort();
+    let at = |share: f64| times[((times.len() - 1) as f64 * share) as usize].as_nanos() as f64 / 1000.0;
+    println!("| {name} | {:.0} | {:.0} | {:.0} |", at(0.5), at(0.99), at(1.0));
+}
