@@ -186,6 +186,7 @@ fn packet_line(snapshot: &Snapshot, before: Option<SocketAddr>) -> String {
     let now = snapshot.direct.map(|direct| direct.address);
     let time = jiff::Timestamp::from_millisecond(packet.received_at.0.cast_signed()).unwrap_or_default();
     let note = match before {
+        _ if !packet.on_route => "route kept, not proved",
         None => "first heard",
         Some(_) if before != now => "route moved",
         Some(_) => "",
