@@ -79,7 +79,7 @@ impl App {
         let metrics = config.metrics_listen.map(|address| listen(address, "--metrics-listen")).transpose()?;
 
         let core = core(&config);
-        let sources: Vec<_> = sockets.iter().map(source).collect();
+        let sources: Vec<_> = sockets.iter().map(|socket| source(socket, receive_buffer)).collect();
         let (stop_api, api_stop) = watch::channel(false);
         let (stop_ingest, ingest_stop) = watch::channel(false);
         let (alive, ended) = mpsc::channel(1);
@@ -191,9 +191,15 @@ fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, StartE
     bound.map_err(|source| StartError::Tcp { address, flag, source })
 }
 
-fn source(socket: &BoundSocket) -> IngestSource {
+fn source(socket: &BoundSocket, wanted: usize) -> IngestSource {
     let (listen, receive_buffer) = (socket.address(), socket.receive_buffer());
     tracing::info!(%listen, receive_buffer, "receiving");
+    if receive_buffer < wanted {
+        tracing::warn!(
+            %listen, receive_buffer, wanted,
+            "the system gives a smaller receive buffer; raise net.core.rmem_max, or grant CAP_NET_ADMIN"
+        );
+    }
     IngestSource { listen, receive_buffer, counters: Arc::new(Counters::default()) }
 }
 

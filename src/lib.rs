@@ -1,4 +1,13 @@
-//! The front door for fleets of ePacket devices.
+//! The front door for fleets of ePacket devices: authenticates their datagrams, remembers the last route and state of each,
+//! and lets a sender wait for a sleeping device.
+//!
+//! Decisions are pure code over bytes, addresses and `now`; sockets and HTTP sit at the edge. Imports point down:
+//! [`id`], [`clock`], [`metrics`]; [`wire`]; [`auth`]; [`table`]: up to here without runtime, sockets or files, and built
+//! alone without the feature `server`, then `udp`, `waiters`; `ingest`, `wait`, `simulate`; `api`; `config`; `app`; `demo`;
+//! `cli`. ARCHITECTURE.md has the map, docs/protocol.md the wire facts.
+//!
+//! To run a gateway inside another program, see `app::App`; to wait for packets without HTTP, `wait::PacketWaits`.
+
 pub mod auth;
 pub mod clock;
 pub mod id;
