@@ -15,7 +15,7 @@ use crate::auth::keys::KeyRing;
 use crate::auth::nonce::OwnNonces;
 use crate::config::{ApiKey, Config};
 use crate::ingest;
-use crate::ingest::pipeline::{Core, Pipeline};
+use crate::ingest::pipeline::{Core, Pipeline, RefusalLog};
 use crate::metrics::{Counters, Tally};
 use crate::table::{RouteTable, TableConfig};
 use crate::udp::{BindError, BoundSocket};
@@ -174,6 +174,7 @@ fn core(config: &Config) -> Arc<Core> {
         waiters: Arc::new(Waiters::new(&config.waiters)),
         nonces: OwnNonces::new(&config.cloud_keys, now),
         policy: config.route_policy,
+        refusals: RefusalLog::default(),
     })
 }
 

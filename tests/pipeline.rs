@@ -9,7 +9,7 @@ use lastroute::auth::nonce::OwnNonces;
 use lastroute::auth::{open_with, seal_with};
 use lastroute::clock::Timestamp;
 use lastroute::id::{DeviceId, KeyId};
-use lastroute::ingest::pipeline::{Core, Datagram, Pipeline};
+use lastroute::ingest::pipeline::{Core, Datagram, Pipeline, RefusalLog};
 use lastroute::metrics::Disposition;
 use lastroute::table::route::{Route, Snapshot, Trust};
 use lastroute::table::rules::NO_TIME_START;
@@ -57,6 +57,7 @@ impl Gateway {
             waiters: Arc::new(Waiters::new(&WaitersConfig::default())),
             nonces: OwnNonces::new(&KeyPair::from_private([3; 32]), now),
             policy,
+            refusals: RefusalLog::default(),
         });
         Self { pipeline: Pipeline::new(core.clone()), core, now }
     }

@@ -9,7 +9,7 @@ use lastroute::auth::nonce::OwnNonces;
 use lastroute::auth::seal_with;
 use lastroute::clock::Timestamp;
 use lastroute::id::{DeviceId, KeyId};
-use lastroute::ingest::pipeline::Core;
+use lastroute::ingest::pipeline::{Core, RefusalLog};
 use lastroute::table::{RoutePolicy, RouteTable, TableConfig};
 use lastroute::waiters::{Waiters, WaitersConfig};
 use lastroute::wire::frame::{Flags, Header, Layout, PacketType};
@@ -32,6 +32,7 @@ pub(crate) fn core(now: Timestamp) -> Arc<Core> {
         waiters: Arc::new(Waiters::new(&WaitersConfig::default())),
         nonces: OwnNonces::new(&KeyPair::from_private([3; 32]), now),
         policy: RoutePolicy::Newest,
+        refusals: RefusalLog::default(),
     })
 }
 

@@ -13,7 +13,7 @@ use lastroute::auth::nonce::OwnNonces;
 use lastroute::auth::seal_with;
 use lastroute::clock::Timestamp;
 use lastroute::id::{DeviceId, KeyId};
-use lastroute::ingest::pipeline::{Core, Datagram, Pipeline};
+use lastroute::ingest::pipeline::{Core, Datagram, Pipeline, RefusalLog};
 use lastroute::metrics::Disposition;
 use lastroute::table::{RoutePolicy, RouteTable, TableConfig};
 use lastroute::waiters::{Waiters, WaitersConfig};
@@ -50,6 +50,7 @@ fn core() -> Core {
         waiters: Arc::new(Waiters::new(&WaitersConfig::default())),
         nonces: OwnNonces::new(&KeyPair::from_private([3; 32]), NOW),
         policy: RoutePolicy::Newest,
+        refusals: RefusalLog::default(),
     }
 }
 

@@ -206,23 +206,15 @@ impl KeyRing {
 
     /// Adds or replaces the keys of a device.
     pub fn set_device(&self, id: DeviceId, primary: DeviceKey, secondary: Option<DeviceKey>) {
-        self.devices.insert(id, DeviceKeys { primary, secondary: secondary.map(Box::new), kept: None });
+        let keys = DeviceKeys { primary, secondary: secondary.map(Box::new), kept: None };
+        let _locked = self.devices.entry(id).insert(keys);
+        // Under the lock, so that `keep_day_key` sees the new keys and the new generation together.
         self.changed();
     }
 
     /// Whether a device key is known for the device.
     pub fn has_device(&self, id: DeviceId) -> bool {
         self.devices.contains_key(&id)
-    }
-
-    /// How many networks and devices have keys.
-    pub fn len(&self) -> (usize, usize) {
-        (self.networks.read().unwrap_or_else(PoisonError::into_inner).len(), self.devices.len())
-    }
-
-    /// Whether nothing at all can be opened.
-    pub fn is_empty(&self) -> bool {
-        self.len() == (0, 0)
     }
 
     pub(super) fn network_day_key(&self, id: KeyId, interface: Interface, day: u32) -> Option<DayKey> {
@@ -234,9 +226,13 @@ impl KeyRing {
         self.devices.get(&id)
     }
 
-    /// Remembers the UDP key of the day, after a frame opened with it; settles a key id that was not known yet.
-    pub(super) fn keep_day_key(&self, device: DeviceId, key_id: KeyId, day: u32, key: DayKey) {
+    /// Remembers the UDP key of the day, after a frame opened with it; settles a key id that was not known yet. Nothing of
+    /// it if a key was changed since `generation`.
+    pub(super) fn keep_day_key(&self, device: DeviceId, key_id: KeyId, day: u32, key: DayKey, generation: u64) {
         let Some(mut keys) = self.devices.get_mut(&device) else { return };
+        if self.generation() != generation {
+            return;
+        }
         let keys = &mut *keys;
         let mut all = std::iter::once(&mut keys.primary).chain(keys.secondary.as_deref_mut());
         if !all.by_ref().any(|key| key.key_id == Some(key_id)) {

@@ -21,7 +21,8 @@ const NO_TIME_DAYS: std::ops::RangeInclusive<u32> = 14_605..=14_971;
 /// devices without time have been up; 64 of them are 4 KiB and fit the first-level cache.
 const CACHED_KEYS: usize = 64;
 
-/// An authentic packet: whoever sent it held the key. Made by [`Authenticator::open`] and [`Verified::on_word_of`] only.
+/// An authentic packet: whoever sent it held the key. Made by opening a frame, or on the word of an authentic relay
+/// ([`Verified::on_word_of`]), and in no other way.
 #[derive(Clone, Copy, Debug)]
 pub struct Verified<'a> {
     header: Header,
@@ -202,7 +203,9 @@ impl Authenticator {
             Some(key) => key,
             None => {
                 let (key, from) = ring_key(ring, &name)?;
-                if from == Source::Derived {
+                // The one UDP key kept for a device is that of its uplinks, which may be of another day than ours.
+                let is_uplinks = matches!((name.owner, interface), (Owner::Device(..), Interface::Udp));
+                if from == Source::Derived && !is_uplinks {
                     self.keep(ring, name, key.clone());
                 }
                 key
@@ -228,7 +231,9 @@ impl Authenticator {
     fn keep(&mut self, ring: &KeyRing, name: KeyName, key: DayKey) {
         match (name.owner, name.interface) {
             // There may be millions of these: they are kept beside the device's root key.
-            (Owner::Device(device, key_id), Interface::Udp) => ring.keep_day_key(device, key_id, name.day, key),
+            (Owner::Device(device, key_id), Interface::Udp) => {
+                ring.keep_day_key(device, key_id, name.day, key, self.generation)
+            }
             _ => self.cache[name.slot()] = Some(Cached { name, key }),
         }
     }
@@ -379,6 +384,36 @@ mod tests {
             assert_eq!(open(&mut authenticator, &ring, &good).unwrap(), b"hello");
         }
         assert!(authenticator.cache.iter().all(Option::is_none), "device keys are kept in the ring");
+    }
+
+    #[test]
+    fn an_answer_of_another_day_does_not_displace_the_key_of_the_uplinks() {
+        let (ring, mut authenticator) = (ring(), Authenticator::default());
+        let root = RootKey::new([9; 32]);
+        ring.set_device(DeviceId(5), DeviceKey { key_id: Some(NETWORK), root: root.clone() }, None);
+        // Without time, so 14 605 days after the epoch.
+        let uplink = header(Level::Device, 1_261_872_018);
+        open(&mut authenticator, &ring, &sealed(&root, &uplink)).unwrap();
+        let answer = header(Level::Device, NOW.gps());
+        let mut out = Vec::new();
+        let layout = Layout::Unversioned;
+        authenticator.seal(&ring, &answer, layout, Interface::Udp, b"hello", &mut out).unwrap();
+        assert_eq!(out, sealed(&root, &answer));
+        let kept = |day| ring.device(DeviceId(5)).unwrap().kept_day_key(NETWORK, day).is_some();
+        assert_eq!((kept(14_605), kept(answer.rotation())), (true, false));
+    }
+
+    #[test]
+    fn what_opened_before_a_key_was_changed_is_not_kept_after() {
+        let ring = ring();
+        let (old, new) = (RootKey::new([8; 32]), RootKey::new([9; 32]));
+        ring.set_device(DeviceId(5), DeviceKey { key_id: None, root: old.clone() }, None);
+        let generation = ring.generation();
+        ring.set_device(DeviceId(5), DeviceKey { key_id: None, root: new }, None);
+        ring.keep_day_key(DeviceId(5), NETWORK, 1, old.day_key(Interface::Udp, 1), generation);
+        let keys = ring.device(DeviceId(5)).unwrap();
+        assert!(keys.kept_day_key(NETWORK, 1).is_none());
+        assert!(keys.root(KeyId::from_le_bytes([1, 1, 1])).is_some(), "the key id is still to be learned");
     }
 
     #[test]

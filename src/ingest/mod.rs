@@ -8,23 +8,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::metrics::Counters;
-use crate::udp::{Receiver, Sender, Socket};
+use crate::udp::{self, Receiver, Sender, Socket};
+use crate::wire;
 use pipeline::{Datagram, Pipeline};
 
 /// How long the loop pauses after an error of the socket itself: long enough not to spin, short enough that a kernel out
 /// of memory costs little once it has recovered.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(10);
 
+/// Least time between two lines about such errors.
+const LOG_ERRORS_EVERY: Duration = Duration::from_secs(1);
+
+/// What the socket delivers whole is what the protocol allows.
+const _: () = assert!(udp::MAX_DATAGRAM == wire::MAX_DATAGRAM);
+
 /// How often the kernel is asked what it dropped. Each question is a system call, and operators look every few seconds.
 const ASK_FOR_DROPS: Duration = Duration::from_secs(1);
 
 /// Takes in what arrives at `socket` until `stop` turns true or its sender is gone.
 ///
-/// Work per wake-up is bounded: after each batch of at most [`crate::udp::RECEIVE_BATCH`] the runtime gets its turn. The
-/// clock is read once a batch. Nothing here waits for anything but the socket.
+/// Work per wake-up is bounded: a batch is at most [`udp::RECEIVE_BATCH`], between two of them `stop` is looked at, and the
+/// runtime gets its turn when the budget it gives each task is used up. The clock is read once a batch. Nothing here waits
+/// for anything but the socket.
 pub async fn run(
     socket: Arc<Socket>,
     mut pipeline: Pipeline,
@@ -35,6 +44,7 @@ pub async fn run(
     let mut receiver = Receiver::new(socket.clone());
     let mut sender = Sender::new(socket.clone());
     let mut reply = Vec::new();
+    let mut error_logged = None;
     let mut drops_asked = tokio::time::interval(ASK_FOR_DROPS);
     let mut stopped = std::pin::pin!(async { stop.wait_for(|stop| *stop).await.map(|_| ()) });
     loop {
@@ -46,7 +56,10 @@ pub async fn run(
                     pipeline.tally.receives += 1;
                 }
                 Err(error) => {
-                    tracing::error!(listen = %socket.address(), %error, "cannot receive; trying again");
+                    if error_logged.is_none_or(|logged: Instant| logged.elapsed() >= LOG_ERRORS_EVERY) {
+                        tracing::error!(listen = %socket.address(), %error, "cannot receive; trying again");
+                        error_logged = Some(Instant::now());
+                    }
                     tokio::time::sleep(PAUSE_AFTER_ERROR).await;
                 }
             },

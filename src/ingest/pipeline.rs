@@ -16,10 +16,11 @@ use crate::table::rules::{RouteChange, Step};
 use crate::table::{Packet, RoutePolicy, RouteTable};
 use crate::waiters::Waiters;
 use crate::wire::container::{self, Content, Entry, RouteInterface};
+use crate::wire::control;
 use crate::wire::frame::{Flags, Frame, FrameError, Header, Layout, Level, PacketType};
 use crate::wire::tdf;
 
-use super::refusals::RefusalLog;
+pub use super::refusals::RefusalLog;
 
 /// What all ingest threads share.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct Core {
     pub nonces: OwnNonces,
     /// What may move a route.
     pub policy: RoutePolicy,
+    /// What was refused, for the log.
+    pub refusals: RefusalLog,
 }
 
 /// A datagram as the socket gave it.
@@ -54,7 +57,6 @@ pub struct Datagram<'a> {
 pub struct Pipeline {
     core: Arc<Core>,
     authenticator: Authenticator,
-    refusals: RefusalLog,
     /// Where sealed entries of containers are opened.
     scratch: Vec<u8>,
     /// What happened since the thread last published it.
@@ -80,7 +82,6 @@ impl Pipeline {
         Self {
             core,
             authenticator: Authenticator::default(),
-            refusals: RefusalLog::default(),
             scratch: Vec::with_capacity(crate::wire::MAX_DATAGRAM),
             tally: Tally::default(),
         }
@@ -93,7 +94,7 @@ impl Pipeline {
         let taken = self.datagram(datagram, reply);
         self.tally.datagram(taken.disposition);
         if taken.counted.is_none() {
-            self.refusals.note(taken.disposition, taken.step, source, len, at);
+            self.core.refusals.note(taken.disposition, taken.step, source, len, at);
         }
         taken.disposition
     }
@@ -179,7 +180,7 @@ impl Pipeline {
             sequence,
             entropy: self.core.nonces.entropy(asking.device_id, gps_time, sequence),
         };
-        let payload = asking.sequence.to_le_bytes();
+        let payload = control::ack(asking.sequence);
         let (keys, layout) = (&self.core.keys, Layout::Unversioned);
         if let Err(refusal) = self.authenticator.seal(keys, &header, layout, Interface::Udp, &payload, reply) {
             // The key opened the packet a moment ago, so it was removed since.

@@ -1,6 +1,7 @@
 //! The log of packets that did not count. Strangers can send any number of those, so it is one line a second and reason.
 
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 
 use crate::clock::Timestamp;
 use crate::metrics::Disposition;
@@ -9,9 +10,10 @@ use crate::table::rules::Step;
 /// Least time between two lines of one reason, in milliseconds.
 const INTERVAL_MS: u64 = 1000;
 
-/// When each reason was last logged, and how many went without a line since.
+/// When each reason was last logged, and how many went without a line since. Shared by all ingest threads, so that more
+/// sockets do not mean more lines.
 #[derive(Debug, Default)]
-pub(super) struct RefusalLog([Reason; Disposition::ALL.len()]);
+pub struct RefusalLog(Mutex<[Reason; Disposition::ALL.len()]>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Reason {
@@ -22,14 +24,15 @@ struct Reason {
 impl RefusalLog {
     /// Logs a datagram that did not count, unless its reason had a line within the last second.
     pub(super) fn note(
-        &mut self,
+        &self,
         disposition: Disposition,
         step: Option<Step>,
         source: SocketAddr,
         len: usize,
         at: Timestamp,
     ) {
-        if let Some(unlogged) = self.0[disposition as usize].admit(at) {
+        let due = self.0.lock().unwrap_or_else(PoisonError::into_inner)[disposition as usize].admit(at);
+        if let Some(unlogged) = due {
             let rule = step.map(Step::name);
             tracing::info!(reason = disposition.label(), rule, %source, len, unlogged, "datagram not counted");
         }

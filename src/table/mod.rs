@@ -211,7 +211,8 @@ impl RouteTable {
 
     /// Records of registered devices are never forgotten, so they are all of one generation.
     fn generation_of(&self, id: DeviceId) -> u32 {
-        if self.registered.contains_key(&id) { 0 } else { self.generation.load(Ordering::Relaxed) }
+        // After 2^32 devices were forgotten it starts again, but never with that of registered devices.
+        if self.registered.contains_key(&id) { 0 } else { self.generation.load(Ordering::Relaxed).max(1) }
     }
 
     /// Forgets the least recently heard unregistered devices until there is room for one more.

@@ -148,7 +148,9 @@ impl Record {
         self.last_at
     }
 
-    /// The session of a slot and the greatest time its packets are measured against.
+    /// The session of a slot and the greatest time its packets are measured against. The relayed slot has a greatest time
+    /// of its own: a relay delivers later than the device's own datagrams arrive, so that next to them its packets would
+    /// never look new; and no packet of one slot opens in the other, whose keys are others.
     pub(super) fn marks(&self, slot: Slot) -> (Session, u32) {
         match (slot, &self.cold) {
             (Slot::Direct, _) => (self.session, self.greatest),
@@ -157,8 +159,8 @@ impl Record {
         }
     }
 
-    /// Stores the session of a slot. `fresh`: the time of a proved packet, and whether it counts for the direct slot too
-    /// (a relay's word does not: it must never make a direct packet look old).
+    /// Stores the session of a slot. `proved_gps`: the time of a proved packet. It counts for the direct slot too unless it
+    /// is a relay's word, which must never make a direct packet look old.
     pub(super) fn set_marks(&mut self, slot: Slot, session: Session, proved_gps: Option<u32>, relays_word: bool) {
         let gps_time = proved_gps.unwrap_or(0);
         match slot {

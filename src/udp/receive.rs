@@ -6,7 +6,7 @@
 //! sometimes (this one only after the first drop) would push the packet information out.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
@@ -25,6 +25,9 @@ pub const RECEIVE_BATCH: usize = 64;
 
 /// Most bytes of a datagram that is delivered whole.
 pub const MAX_DATAGRAM: usize = 2048;
+
+/// Nothing can be sent here.
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 type Buffers = [[u8; MAX_DATAGRAM]; RECEIVE_BATCH];
 
@@ -153,13 +156,12 @@ where
 {
     let mut slices = buffers.each_mut().map(|buffer| [io::IoSliceMut::new(buffer)]);
     let messages = recvmmsg(fd, headers, &mut slices, MsgFlags::MSG_DONTWAIT, None)?;
-    arrivals.extend(messages.filter_map(|message| {
-        Some(Arrival {
-            length: message.bytes,
-            peer: message.address?.into(),
-            local: local_address(&message),
-            truncated: message.flags.contains(MsgFlags::MSG_TRUNC),
-        })
+    arrivals.extend(messages.map(|message| Arrival {
+        length: message.bytes,
+        // Always there for UDP. Without one it would be nobody's datagram, but it keeps its place beside its buffer.
+        peer: message.address.map_or(NOBODY, Into::into),
+        local: local_address(&message),
+        truncated: message.flags.contains(MsgFlags::MSG_TRUNC),
     }));
     Ok(())
 }

@@ -286,11 +286,6 @@ impl<'a> Frame<'a> {
         &self.header
     }
 
-    /// The form of the frame.
-    pub const fn layout(&self) -> Layout {
-        self.layout
-    }
-
     /// Header, then associated data, nonce, and ciphertext with tag.
     pub(crate) fn into_parts(self) -> (Header, &'a [u8], [u8; 12], &'a mut [u8]) {
         let (head, sealed) = self.bytes.split_at_mut(self.layout.header_len());

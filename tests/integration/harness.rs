@@ -116,11 +116,18 @@ impl Device {
         error.kind() == std::io::ErrorKind::WouldBlock
     }
 
-    /// Waits for a downlink; returns its header and payload.
-    pub(crate) async fn receive(&self) -> (Header, Vec<u8>) {
+    /// Waits for a downlink.
+    pub(crate) async fn receive_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; 2048];
         let len = tokio::time::timeout(PATIENCE, self.socket.recv(&mut bytes)).await.expect("a downlink").unwrap();
-        let frame = Frame::parse(&mut bytes[..len], Layout::Unversioned).unwrap();
+        bytes.truncate(len);
+        bytes
+    }
+
+    /// Waits for a downlink; returns its header and payload.
+    pub(crate) async fn receive(&self) -> (Header, Vec<u8>) {
+        let mut bytes = self.receive_bytes().await;
+        let frame = Frame::parse(&mut bytes, Layout::Unversioned).unwrap();
         let key = RootKey::new(NETWORK_KEY).day_key(Interface::Udp, frame.header().rotation());
         let opened = open_with(&key, frame).expect("sealed by the network key");
         (*opened.header(), opened.payload().to_vec())

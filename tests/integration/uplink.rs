@@ -143,11 +143,19 @@ async fn captured_firmware_traffic_comes_out_right() {
             after = seen["cursor"].as_str().unwrap().to_owned();
             assert!(after.ends_with(&format!("-{}", index + 1)), "{place}: {seen}");
             assert_eq!(seen["packet"]["typeId"], json!(bytes[0]), "{place}");
+            assert_eq!(seen["packet"]["timeClass"], up["timeClass"], "{place}");
+            let (device_key, asks) = (bytes[2] & 0x80 != 0, bytes[2] & 0x40 != 0);
+            assert_eq!(seen["packet"]["level"], json!(if device_key { "device" } else { "network" }), "{place}");
+            if asks {
+                let ack = device.receive_bytes().await;
+                assert_eq!((ack.len(), ack[0], ack[2]), (40, PacketType::ACK.0, bytes[2] & 0x80), "{place}");
+            }
             assert_eq!(seen["lastRoute"]["udp"]["address"], json!(device.address().to_string()), "{place}");
         }
         let state = client.get(&format!("/device/deviceId/{id}/state")).await;
         assert_eq!(state.status, StatusCode::OK, "{state:?}");
         assert_eq!(state.json()["lastRouteUdpAddress"], json!(device.address().to_string()));
+        assert!(device.nothing_came(), "{}", run["name"]);
         gateway.stop().await;
     }
 }
