@@ -4,6 +4,7 @@
 //! and calls nobody. Lock order: a shard of the records, then the registered ids or the side records; the heap of
 //! unregistered devices is taken with no other lock held, and shards may be taken inside it.
 
+mod prefetch;
 mod record;
 pub mod route;
 pub mod rules;
@@ -157,6 +158,12 @@ impl RouteTable {
             self.with_new_record(id, at, |record| record.set_application(application));
         }
         true
+    }
+
+    /// Fetches the records of a batch of devices into the caches, for [`Self::record`] to find them there. The ids may be
+    /// claims that nobody has proved.
+    pub fn prefetch(&self, ids: &[DeviceId]) {
+        prefetch::fetch(&self.records, ids);
     }
 
     /// What is known of a device that was heard, or was spoken of.

@@ -281,6 +281,13 @@ impl<'a> Frame<'a> {
         Ok(Self { header, layout, bytes })
     }
 
+    /// The device that unversioned `bytes` claim to be from or for, without looking at anything else.
+    pub fn claimed_device(bytes: &[u8]) -> Option<DeviceId> {
+        let [a, b, c, d, e, f, g, h] = *bytes.get(6..)?.first_chunk()?;
+        let (upper, lower) = (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h]));
+        Some(DeviceId(u64::from(upper) << 32 | u64::from(lower)))
+    }
+
     /// The claimed header.
     pub const fn header(&self) -> &Header {
         &self.header
@@ -326,6 +333,10 @@ mod tests {
             let expected = bytes.clone();
             let frame = Frame::parse(&mut bytes, layout).unwrap();
             assert_eq!(*frame.header(), header());
+            if layout == Layout::Unversioned {
+                assert_eq!(Frame::claimed_device(&expected), Some(header().device_id));
+                assert_eq!(Frame::claimed_device(&expected[..13]), None);
+            }
             let (parsed, associated, nonce, sealed) = frame.into_parts();
             assert_eq!([associated, &nonce[..], sealed].concat(), expected);
             assert_eq!(parsed.rotation(), 0x1122_3344 / 86_400);
