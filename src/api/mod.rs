@@ -93,11 +93,14 @@ impl Default for ApiConfig {
             max_body: 1024 * 1024,
             // An answer of about 4 MB.
             max_devices_per_request: 10_000,
-            waits_per_credential: 200_000,
+            waits_per_credential: WAITS_PER_CREDENTIAL,
         }
     }
 }
 
+/// Waits at once with one API key unless the configuration says otherwise: as many as may wait in all, so that a single
+/// client of everything is not held up by it.
+pub const WAITS_PER_CREDENTIAL: usize = 200_000;
 /// Bytes of path and headers that are read at all. What lies between [`ApiConfig::max_head`] and this is answered with a
 /// sentence, and more than this, or than 100 headers, by hyper with a bare 431.
 const MAX_HEAD_READ: usize = 32 * 1024;
