@@ -31,6 +31,9 @@ pub enum IdError {
     /// Not 16 hex digits.
     #[error("a device id is 16 hex digits, for example d291d4d66bf0a955")]
     Device,
+    /// Not 6 hex digits.
+    #[error("a key id is 6 hex digits, for example 000a17")]
+    Key,
     /// Not `<epoch>-<n>`.
     #[error("a cursor is two decimal numbers joined by '-', as the gateway returned it")]
     Cursor,
@@ -78,12 +81,15 @@ impl FromStr for DeviceId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        // `from_str_radix` would accept a leading '+'.
-        if text.len() != 16 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(IdError::Device);
-        }
-        u64::from_str_radix(text, 16).map(Self).map_err(|_| IdError::Device)
+        hex(text, 16).map(Self).ok_or(IdError::Device)
     }
+}
+
+/// The number of exactly `digits` hex digits, at most 16.
+fn hex(text: &str, digits: usize) -> Option<u64> {
+    // `from_str_radix` would accept a leading '+'.
+    let whole = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if whole { u64::from_str_radix(text, 16).ok() } else { None }
 }
 
 impl Serialize for DeviceId {
@@ -108,6 +114,16 @@ impl fmt::Display for KeyId {
 impl fmt::Debug for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = IdError;
+
+    /// Takes six hex digits, `0x` before them or not.
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let digits = text.strip_prefix("0x").unwrap_or(text);
+        hex(digits, 6).and_then(|number| u32::try_from(number).ok()).and_then(Self::new).ok_or(IdError::Key)
     }
 }
 
@@ -168,5 +184,14 @@ mod tests {
             (id.get(), id.to_le_bytes(), id.to_string()),
             (1_715_004, [0x3c, 0x2b, 0x1a], "0x1a2b3c".to_owned())
         );
+    }
+
+    #[test]
+    fn key_id_text_is_six_hex_digits_with_or_without_0x() {
+        let fleet = KeyId(0xa17);
+        assert_eq!(["000a17", "0x000A17", &fleet.to_string()].map(str::parse), [Ok(fleet); 3]);
+        for bad in ["", "0x", "a17", "0000a17", "0x0a17", "0X000a17", "00 a17", "+00a17", "00a17é"] {
+            assert_eq!(bad.parse::<KeyId>(), Err(IdError::Key), "{bad}");
+        }
     }
 }

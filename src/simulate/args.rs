@@ -30,7 +30,7 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "N")]
     pub seed: Option<u16>,
     /// Their network, six hex digits. Default: 000000, the factory network, whose key is public
-    #[arg(long, value_name = "ID", value_parser = network, requires = "network_key_file")]
+    #[arg(long, value_name = "ID", requires = "network_key_file")]
     pub network: Option<KeyId>,
     /// The root key of their network, the file the gateway reads
     #[arg(long, value_name = "FILE", requires = "network")]
@@ -144,15 +144,6 @@ pub enum WriteError {
         /// What the system says.
         source: io::Error,
     },
-}
-
-fn network(text: &str) -> Result<KeyId, String> {
-    let digits = text.strip_prefix("0x").unwrap_or(text);
-    let number = match digits.len() {
-        6 if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) => u32::from_str_radix(digits, 16).ok(),
-        _ => None,
-    };
-    number.and_then(KeyId::new).ok_or_else(|| "a network id is six hex digits, for example 000a17".to_owned())
 }
 
 fn public_key(text: &str) -> Result<PublicKey, String> {
