@@ -13,6 +13,7 @@ use crate::auth::{open_with, seal_with};
 use crate::clock::Timestamp;
 use crate::id::KeyId;
 use crate::table::rules::NO_TIME_START;
+use crate::wire::control;
 use crate::wire::frame::{Flags, Frame, Header, Layout, Level, PacketType};
 
 /// The largest datagram a device can receive, in bytes: what is longer loses its end, and so its tag.
@@ -244,7 +245,7 @@ impl Device {
     }
 
     fn on_ack(&mut self, now: Duration, payload: &[u8]) -> Heard {
-        let Ok(sequence) = payload.try_into().map(u16::from_le_bytes) else { return Heard::Refused };
+        let Some(sequence) = control::acked_sequence(payload) else { return Heard::Refused };
         let awaited = self.awaited.iter().position(|(asked, _)| *asked == sequence);
         let sent_at = awaited.and_then(|at| self.awaited.remove(at)).map(|(_, sent_at)| sent_at);
         Heard::Ack(sent_at.map(|sent_at| now.saturating_sub(sent_at)))
@@ -297,7 +298,7 @@ impl Device {
     }
 
     fn key_ids(&mut self, now: Duration) -> Uplink {
-        let payload = self.identity.key_id.to_le_bytes();
+        let payload = control::key_ids(self.identity.key_id);
         self.seal(now, PacketType::KEY_IDS, Level::Network, &payload, false)
     }
 
