@@ -15,7 +15,10 @@ use crate::id::{DeviceId, KeyId};
 /// Frames of unusual days admitted to key derivation in any one second, in all (rule R0).
 pub const UNUSUAL_DAYS_PER_SECOND: u64 = 1000;
 
-/// The key of network 0x000000, which every device holds when it leaves the factory. It is public.
+/// The network that every device belongs to when it leaves the factory.
+pub const FACTORY_NETWORK: KeyId = KeyId::from_le_bytes([0; 3]);
+
+/// The key of [`FACTORY_NETWORK`], which every device holds when it leaves the factory. It is public.
 pub const FACTORY_NETWORK_KEY: [u8; 32] = {
     let mut key = [0; 32];
     let mut at = 0;

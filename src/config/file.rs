@@ -13,11 +13,8 @@ use super::secrets::{Secret, inline_key, key_file, unreadable, warn_if_exposed};
 use super::settings::{Name, Origin, Settings, beside};
 use super::values::{Fault, key_id, key_id_number, not_a_key_id};
 use super::{ConfigError, Network};
-use crate::auth::keys::{DeviceKey, FACTORY_NETWORK_KEY, RootKey};
+use crate::auth::keys::{DeviceKey, FACTORY_NETWORK, FACTORY_NETWORK_KEY, RootKey};
 use crate::id::{DeviceId, KeyId};
-
-/// The public network that every device belongs to when it leaves the factory.
-const FACTORY_NETWORK: KeyId = KeyId::from_le_bytes([0; 3]);
 
 /// What a configuration file says; without one, nothing.
 #[derive(Default)]

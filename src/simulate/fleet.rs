@@ -263,9 +263,9 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::auth::keys::{Interface, KeyRing};
+    use crate::auth::keys::{FACTORY_NETWORK, Interface, KeyRing};
     use crate::auth::{Authenticator, Verified};
-    use crate::id::KeyId;
+    use crate::wire::control;
     use crate::wire::frame::{Flags, Header};
 
     /// A gateway of a plain socket, which knows the network's key and can answer.
@@ -302,7 +302,7 @@ mod tests {
         }
 
         async fn send(&mut self, to: SocketAddr, device_id: DeviceId, packet_type: PacketType, payload: &[u8]) {
-            let (key_id, gps_time) = (KeyId::from_le_bytes([0; 3]), Clock::default().now().gps());
+            let (key_id, gps_time) = (FACTORY_NETWORK, Clock::default().now().gps());
             self.sequence += 1;
             let (flags, sequence) = (Flags(0), self.sequence);
             let header = Header { packet_type, flags, key_id, device_id, gps_time, sequence, entropy: 0 };
@@ -318,7 +318,7 @@ mod tests {
             while !enough(self) {
                 let (source, header) = self.receive().await;
                 if header.flags.contains(Flags::ACK_REQUEST) {
-                    self.send(source, header.device_id, PacketType::ACK, &header.sequence.to_le_bytes()).await;
+                    self.send(source, header.device_id, PacketType::ACK, &control::ack(header.sequence)).await;
                 }
             }
         }

@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::auth::keys::{FACTORY_NETWORK_KEY, RootKey};
+use crate::auth::keys::{FACTORY_NETWORK, FACTORY_NETWORK_KEY, RootKey};
 use crate::clock::Clock;
 use crate::id::KeyId;
 pub use progress::report;
@@ -82,7 +82,7 @@ impl Default for Config {
             gateway: SocketAddr::from(([127, 0, 0, 1], 3001)),
             devices: 10,
             seed: 1,
-            network: KeyId::from_le_bytes([0; 3]),
+            network: FACTORY_NETWORK,
             network_root: RootKey::new(FACTORY_NETWORK_KEY),
             cloud_public: identity::STOCK_CLOUD_PUBLIC,
             sockets: DEFAULT_SOCKETS,
