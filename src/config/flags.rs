@@ -28,7 +28,8 @@ pub struct Flags {
     /// Address and port to receive datagrams on; may be repeated. Default: 0.0.0.0:3001
     #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Addresses")]
     pub udp_listen: Vec<String>,
-    /// Receive buffer of each UDP socket, with unit (KiB, MiB), 4KiB to below 1GiB. Default: as large as the system gives
+    /// Receive buffer of each UDP socket, with unit (KiB, MiB), 4KiB to below 1GiB. Default: 64MiB, or what the system
+    /// gives
     #[arg(long, value_name = "SIZE", help_heading = "Addresses")]
     pub udp_receive_buffer: Option<String>,
     /// Address and port of the API. Default: 127.0.0.1:8080

@@ -32,7 +32,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where datagrams are received; at least one address, none twice. Port 0: any free one.
     pub udp_listen: Vec<SocketAddr>,
-    /// Receive buffer of each UDP socket in bytes. `None`: as large as the system gives.
+    /// Receive buffer of each UDP socket in bytes. `None`: 64 MiB, or what the system gives.
     pub udp_receive_buffer: Option<usize>,
     /// Where the API is served. A loopback address unless there are API keys.
     pub http_listen: SocketAddr,

@@ -1,4 +1,5 @@
-//! The settings as their sources give them: texts, and where each came from. What a text means is decided in `mod.rs`.
+//! The settings as their sources give them: texts, and where each came from. What a text means is decided in
+//! `values.rs`, and what settings mean together in `check.rs`.
 //!
 //! Sources override one another whole, setting by setting: file < environment < flags.
 
