@@ -18,7 +18,7 @@ use crate::ingest;
 use crate::ingest::pipeline::{Core, Pipeline, RefusalLog};
 use crate::metrics::{Counters, Tally};
 use crate::table::{RouteTable, TableConfig};
-use crate::udp::{BindError, BoundSocket};
+use crate::udp::{BindError, BoundSocket, explain_bind};
 use crate::wait::PacketWaits;
 use crate::waiters::Waiters;
 
@@ -52,7 +52,7 @@ pub enum StartError {
     #[error(transparent)]
     Udp(#[from] BindError),
     /// A TCP address cannot be listened on.
-    #[error("cannot listen on tcp {address}: {source}; stop the other process or choose another {flag}")]
+    #[error("cannot listen on tcp {address}: {}", explain_bind(source, flag))]
     Tcp {
         /// The address asked for.
         address: SocketAddr,
@@ -243,4 +243,35 @@ fn api(config: &Config, core: &Core, sources: Vec<IngestSource>) -> Api {
     let access = Access::of_keys(config.api_keys.iter().map(ApiKey::text));
     let bounds = ApiConfig { waits_per_credential: config.waiters_per_credential, ..ApiConfig::default() };
     Api::new(core.table.clone(), core.waiters.clone(), config.clock, access, sources, bounds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tcp_address_that_cannot_be_listened_on_is_named_with_the_reason_and_the_flag() {
+        let first = listen(SocketAddr::from(([127, 0, 0, 1], 0)), "--http-listen").unwrap();
+        let taken = first.local_addr().unwrap();
+        assert_eq!(
+            listen(taken, "--http-listen").unwrap_err().to_string(),
+            format!(
+                "cannot listen on tcp {taken}: address in use; stop the other process or choose another --http-listen"
+            )
+        );
+        let foreign = SocketAddr::from(([192, 0, 2, 1], 8080));
+        assert_eq!(
+            listen(foreign, "--metrics-listen").unwrap_err().to_string(),
+            "cannot listen on tcp 192.0.2.1:8080: this machine does not have that address; \
+             choose another --metrics-listen"
+        );
+        // 13 is EACCES: a test that runs as root may listen on every port.
+        let source = io::Error::from_raw_os_error(13);
+        let refused = StartError::Tcp { address: foreign, flag: "--http-listen", source };
+        assert_eq!(
+            refused.to_string(),
+            "cannot listen on tcp 192.0.2.1:8080: permission denied; \
+             choose a port above 1023 for --http-listen or grant CAP_NET_BIND_SERVICE"
+        );
+    }
 }

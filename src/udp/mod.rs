@@ -173,7 +173,7 @@ impl LocalAddress {
 
 /// A UDP address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on udp {address}: {}", explain(source))]
+#[error("cannot listen on udp {address}: {}", explain_bind(source, "--udp-listen"))]
 pub struct BindError {
     /// The address asked for.
     pub address: SocketAddr,
@@ -181,17 +181,19 @@ pub struct BindError {
     pub source: io::Error,
 }
 
-fn explain(error: &io::Error) -> String {
+/// Why an address cannot be listened on, and what to do; `flag` sets the address. TCP fails in the same ways.
+pub fn explain_bind(error: &io::Error, flag: &str) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EADDRINUSE) => "address in use; stop the other process or choose another --udp-listen".to_owned(),
-        Some(Errno::EADDRNOTAVAIL) => "this machine does not have that address; choose another --udp-listen".to_owned(),
+        Some(Errno::EADDRINUSE) => format!("address in use; stop the other process or choose another {flag}"),
+        Some(Errno::EADDRNOTAVAIL) => format!("this machine does not have that address; choose another {flag}"),
         Some(Errno::EACCES | Errno::EPERM) => {
-            "permission denied; choose a port above 1023 for --udp-listen or grant CAP_NET_BIND_SERVICE".to_owned()
+            format!("permission denied; choose a port above 1023 for {flag} or grant CAP_NET_BIND_SERVICE")
         }
         Some(Errno::EAFNOSUPPORT) => {
-            "this machine does not speak that version of IP; choose another --udp-listen".to_owned()
+            format!("this machine does not speak that version of IP; choose another {flag}")
         }
-        _ => format!("{error}; choose another --udp-listen"),
+        Some(Errno::EMFILE | Errno::ENFILE) => "too many open files; raise ulimit -n".to_owned(),
+        _ => format!("{error}; choose another {flag}"),
     }
 }
 
