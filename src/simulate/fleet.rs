@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::net::UdpSocket;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::device::{Device, Heard, MAX_DOWNLINK, Reception, Settings, Uplink, Wake};
@@ -50,9 +50,21 @@ pub(super) async fn run(
     tokio::select! {
         () = shutdown => {}
         () = over => {}
+        panic = panicked(&mut tasks) => return Err(panic.into()),
     }
     tasks.shutdown().await;
     Ok(world.stats.summary(start.elapsed()))
+}
+
+/// Completes when a task panics.
+async fn panicked(tasks: &mut JoinSet<()>) -> JoinError {
+    loop {
+        match tasks.join_next().await {
+            Some(Err(error)) => return error,
+            Some(Ok(())) => {}
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// What all links share.
@@ -262,6 +274,7 @@ mod tests {
 
     use tokio::sync::oneshot;
 
+    use super::super::LONGEST_TIME;
     use super::*;
     use crate::auth::keys::{FACTORY_NETWORK, Interface, KeyRing};
     use crate::auth::{Authenticator, Verified};
@@ -472,10 +485,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_longest_times_add_up() {
+        let gateway = Gateway::open().await;
+        let (window, ack_after, announce_every) = (LONGEST_TIME, LONGEST_TIME, LONGEST_TIME);
+        let duration = Some(Duration::from_millis(100));
+        let patient = Config { window, ack_after, announce_every, duration, ..lively(&gateway) };
+        let cadence_too = Config { cadence: LONGEST_TIME, sleeping: 1.0, ..patient.clone() };
+        for config in [patient, cadence_too] {
+            let never = std::future::pending();
+            let summary = super::super::run(config, Clock::default(), Arc::default(), never).await.unwrap();
+            assert!(summary.sent > 0, "{summary}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_a_task_ends_the_fleet_with_an_error() {
+        let gateway = Gateway::open().await;
+        // Checked by the caller, so that it overflows here, in the first telemetry.
+        let config = Config { announce_every: Duration::MAX, duration: Some(LONGEST_TIME), ..lively(&gateway) };
+        let ended = run(config, Clock::default(), Arc::default(), std::future::pending()).await.unwrap_err();
+        let text = ended.to_string();
+        assert!(text.starts_with("some simulated devices ended: ") && text.contains("overflow"), "{text}");
+    }
+
+    #[tokio::test]
     async fn a_setting_out_of_its_range_and_a_weak_key_stop_it_before_it_starts() {
+        let too_long = LONGEST_TIME + Duration::from_secs(1);
         for (config, expected) in [
             (Config { devices: 0, ..Config::default() }, "0 devices: between 1 and 50000 can be simulated"),
             (Config { jitter: 1.5, ..Config::default() }, "jitter is 1.5: a share lies between 0 and 1"),
+            (Config { cadence: too_long, ..Config::default() }, "cadence is 31622401s: at most 31622400s, 366 days"),
+            (Config { window: too_long, ..Config::default() }, "window is 31622401s: at most"),
+            (Config { ack_after: too_long, ..Config::default() }, "ack-after is 31622401s: at most"),
+            (Config { announce_every: too_long, ..Config::default() }, "announce-every is 31622401s: at most"),
+            (Config { duration: Some(too_long), ..Config::default() }, "duration is 31622401s: at most"),
             (Config { cloud_public: [0; 32], ..Config::default() }, "the cloud public key is one of the few"),
         ] {
             let refused = super::super::run(config, Clock::default(), Arc::default(), std::future::pending()).await;

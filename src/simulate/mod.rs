@@ -17,6 +17,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use crate::auth::keys::{FACTORY_NETWORK, FACTORY_NETWORK_KEY, RootKey};
 use crate::clock::Clock;
 use crate::id::KeyId;
@@ -26,11 +28,14 @@ pub use stats::{Count, Stats, Summary};
 /// Most devices of one fleet: the most it was tried with.
 pub const MAX_DEVICES: u32 = 50_000;
 
+/// The longest a time of a fleet may be, far below what no longer adds up: a year.
+pub const LONGEST_TIME: Duration = Duration::from_secs(366 * 86_400);
+
 /// Sockets a fleet opens by default: half of the 1 024 files that a process may usually open, so that a gateway in the
 /// same process has the other half, and a socket that replaces another has room beside it.
 pub const DEFAULT_SOCKETS: usize = 512;
 
-/// What a fleet is and does. Shares lie between 0, none, and 1, all.
+/// What a fleet is and does. Shares lie between 0, none, and 1, all; no time is above [`LONGEST_TIME`].
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where the gateway listens. Default: port 3001 of this machine.
@@ -102,7 +107,7 @@ impl Default for Config {
     }
 }
 
-/// Why a fleet did not start.
+/// Why a fleet did not start, or ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum SimulateError {
     /// A setting out of its range.
@@ -112,7 +117,7 @@ pub enum SimulateError {
     #[error("the cloud public key is one of the few that protect nothing: take the one the gateway prints")]
     WeakCloudKey,
     /// No socket.
-    #[error("cannot open UDP socket {number} of {total} towards {gateway}: {source}")]
+    #[error("cannot open UDP socket {number} of {total} towards {gateway}: {}", explain_socket(source))]
     Socket {
         /// Which one, from 1.
         number: usize,
@@ -123,6 +128,16 @@ pub enum SimulateError {
         /// What the system says.
         source: io::Error,
     },
+    /// A task of the fleet panicked.
+    #[error("some simulated devices ended: {0}; this is a defect, please report it")]
+    Panicked(#[from] tokio::task::JoinError),
+}
+
+fn explain_socket(error: &io::Error) -> String {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EMFILE | Errno::ENFILE) => "too many open files; raise ulimit -n".to_owned(),
+        _ => format!("{error}; check the address of the gateway"),
+    }
 }
 
 impl Config {
@@ -140,6 +155,17 @@ impl Config {
         }
         if self.cadence < Duration::from_millis(1) {
             return refuse(format!("a cadence of {:?}: at least 1 ms is needed", self.cadence));
+        }
+        for (name, time) in [
+            ("cadence", self.cadence),
+            ("window", self.window),
+            ("ack-after", self.ack_after),
+            ("announce-every", self.announce_every),
+            ("duration", self.duration.unwrap_or_default()),
+        ] {
+            if time > LONGEST_TIME {
+                return refuse(format!("{name} is {time:?}: at most {LONGEST_TIME:?}, 366 days, can be simulated"));
+            }
         }
         if self.ack_limit == 0 {
             return refuse("an acknowledgement limit of 0: at least 1 is needed".to_owned());
@@ -178,7 +204,7 @@ impl Config {
 /// each socket; uses more than one core only on a multi-threaded one.
 ///
 /// # Errors
-/// A setting out of its range, or no socket. A gateway that does not answer is no error: devices go on, as firmware does.
+/// A setting out of its range, no socket, or a panic, which only a defect makes. A gateway that does not answer is no error: devices go on, as firmware does.
 pub async fn run(
     config: Config,
     clock: Clock,
