@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::api::access::Access;
 use crate::api::metrics_text::IngestSource;
 use crate::api::{self, Api, ApiConfig};
 use crate::auth::keys::KeyRing;
 use crate::auth::nonce::OwnNonces;
-use crate::config::{ApiKey, Config};
+use crate::config::{ApiKey, Config, Network};
 use crate::ingest;
 use crate::ingest::pipeline::{Core, Pipeline, RefusalLog};
 use crate::metrics::{Counters, Tally};
@@ -30,6 +30,9 @@ const DRAIN: Duration = Duration::from_secs(4);
 /// of a fleet of millions. Kernels give less to ordinary users, and say so at the start.
 const RECEIVE_BUFFER: usize = 64 << 20;
 
+/// Networks named in the log at the start; of more, only how many.
+const NETWORKS_NAMED: usize = 32;
+
 /// A running gateway. It runs until [`Self::stop`]; dropping it stops it without waiting.
 #[derive(Debug)]
 pub struct App {
@@ -42,7 +45,7 @@ pub struct App {
     stop_ingest: watch::Sender<bool>,
     api_threads: Vec<JoinHandle<()>>,
     ingest_threads: Vec<JoinHandle<()>>,
-    ended: mpsc::Receiver<&'static str>,
+    ended: watch::Receiver<Option<&'static str>>,
 }
 
 /// Why the gateway cannot start. One line: what, where, and what to do.
@@ -80,9 +83,10 @@ impl App {
 
         let core = core(&config);
         let sources: Vec<_> = sockets.iter().map(|socket| source(socket, receive_buffer)).collect();
+        name_networks(&config.networks);
         let (stop_api, api_stop) = watch::channel(false);
         let (stop_ingest, ingest_stop) = watch::channel(false);
-        let (alive, ended) = mpsc::channel(1);
+        let (alive, ended) = watch::channel(None);
         let mut app = Self {
             udp: sockets.iter().map(BoundSocket::address).collect(),
             http: http.local_addr()?,
@@ -144,8 +148,10 @@ impl App {
     }
 
     /// Waits until a thread of the gateway ends by itself, which only a defect makes it do; says which.
-    pub async fn failed(&mut self) -> &'static str {
-        self.ended.recv().await.unwrap_or("unknown")
+    pub async fn failed(&self) -> &'static str {
+        let mut ended = self.ended.clone();
+        let first = ended.wait_for(Option::is_some).await;
+        first.ok().and_then(|name| *name).unwrap_or("unknown")
     }
 
     /// Stops in order: no more requests, waiters answered, then no more datagrams. Blocks, at most about 5 s.
@@ -204,9 +210,19 @@ fn source(socket: &BoundSocket, wanted: usize) -> IngestSource {
     IngestSource { listen, receive_buffer, counters: Arc::new(Counters::default()) }
 }
 
+fn name_networks(networks: &[Network]) {
+    for network in networks.iter().take(NETWORKS_NAMED) {
+        tracing::info!(id = %network.id, name = network.name, "network");
+    }
+    let more = networks.len().saturating_sub(NETWORKS_NAMED);
+    if more > 0 {
+        tracing::info!(more, "networks not named here");
+    }
+}
+
 /// Runs `work` on a thread of its own with a runtime of its own: what happens on one thread delays no other. `alive` tells
 /// when it ends.
-fn spawn<F>(name: &'static str, alive: mpsc::Sender<&'static str>, work: F) -> io::Result<JoinHandle<()>>
+fn spawn<F>(name: &'static str, alive: watch::Sender<Option<&'static str>>, work: F) -> io::Result<JoinHandle<()>>
 where
     F: AsyncFnOnce() -> io::Result<()> + Send + 'static,
 {
@@ -222,13 +238,15 @@ where
 /// Tells that a thread has ended, also by a panic.
 struct Ended {
     name: &'static str,
-    told: mpsc::Sender<&'static str>,
+    told: watch::Sender<Option<&'static str>>,
 }
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        // One is enough, and after a stop nobody listens.
-        let _ = self.told.try_send(self.name);
+        // The first is the cause.
+        self.told.send_modify(|first| {
+            first.get_or_insert(self.name);
+        });
     }
 }
 
@@ -248,6 +266,16 @@ fn api(config: &Config, core: &Core, sources: Vec<IngestSource>) -> Api {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_thread_that_ends_by_itself_is_told_of_also_after_a_panic() {
+        let (alive, ended) = watch::channel(None);
+        let panicking = spawn("first", alive.clone(), async || panic!("on purpose")).unwrap();
+        assert!(panicking.join().is_err());
+        assert_eq!(*ended.borrow(), Some("first"));
+        spawn("second", alive, async || Ok(())).unwrap().join().unwrap();
+        assert_eq!(*ended.borrow(), Some("first"));
+    }
 
     #[test]
     fn a_tcp_address_that_cannot_be_listened_on_is_named_with_the_reason_and_the_flag() {
