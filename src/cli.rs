@@ -3,7 +3,6 @@
 use std::fmt::Display;
 use std::io::IsTerminal;
 use std::sync::Arc;
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -17,9 +16,9 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{self, Config, Flags};
-use crate::demo::{self, DemoArgs};
-use crate::simulate::args::{self, SimulateArgs};
-use crate::simulate::{self, Stats};
+use crate::demo::{self, DemoArgs, DemoError};
+use crate::simulate::args::{self, SimulateArgs, WriteError};
+use crate::simulate::{self, SimulateError, Stats};
 
 /// Front door for fleets of ePacket devices.
 ///
@@ -73,6 +72,37 @@ impl Failure {
     }
 }
 
+impl From<SimulateError> for Failure {
+    fn from(error: SimulateError) -> Self {
+        match error {
+            SimulateError::Setting(_) | SimulateError::WeakCloudKey => Self::configuration(error),
+            SimulateError::Socket { .. } | SimulateError::Panicked(_) => Self::running(error),
+        }
+    }
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Simulate(error) => error.into(),
+            WriteError::Path(_) | WriteError::File { .. } => Self::configuration(error),
+        }
+    }
+}
+
+impl From<DemoError> for Failure {
+    fn from(error: DemoError) -> Self {
+        match error {
+            DemoError::Simulate(error) => error.into(),
+            DemoError::Write(error) => error.into(),
+            DemoError::Exposed(_) | DemoError::Directory(_) | DemoError::Config(_) | DemoError::Start(_) => {
+                Self::configuration(error)
+            }
+            DemoError::Random | DemoError::Ended(_) | DemoError::Stop(_) => Self::running(error),
+        }
+    }
+}
+
 /// Runs a command to its end.
 ///
 /// # Errors
@@ -88,17 +118,18 @@ pub fn run(command: Command) -> Result<(), Failure> {
 fn serve(flags: &Flags) -> Result<(), Failure> {
     let config = Config::load(flags, std::env::vars_os()).map_err(Failure::configuration)?;
     start_logging(&config.log);
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
+    let warnings = config.warnings.clone();
     let (networks, devices) = (config.networks.len(), config.devices.len());
     let public_key = STANDARD.encode(config.cloud_keys.public());
     let runtime = runtime()?;
     // Before anything is said to be ready: from then on a signal means an orderly end.
     let interrupted = runtime.block_on(async { interrupted() })?;
-    let mut app = App::start(config).map_err(Failure::configuration)?;
+    let app = App::start(config).map_err(Failure::configuration)?;
+    // Not before: a start that fails is one line.
+    warn(&warnings);
     let version = env!("CARGO_PKG_VERSION");
-    tracing::info!(version, http = %app.http(), networks, devices, public_key, "ready");
+    let metrics = app.metrics().map(tracing::field::display);
+    tracing::info!(version, http = %app.http(), metrics, networks, devices, public_key, "ready");
     runtime.block_on(async {
         tokio::select! {
             signal = interrupted => {
@@ -115,12 +146,16 @@ fn serve(flags: &Flags) -> Result<(), Failure> {
 
 fn simulate(arguments: &SimulateArgs) -> Result<(), Failure> {
     start_logging("warn");
-    let network_key = arguments.network_key_file.as_deref().map(config::key_file).transpose();
-    let config = arguments.config(network_key.map_err(Failure::configuration)?).map_err(Failure::configuration)?;
+    let mut warnings = Vec::new();
+    let key_file = arguments.network_key_file.as_deref();
+    let network_key = key_file.map(|path| config::key_file(path, "--network-key-file", &mut warnings)).transpose();
+    let config = arguments.config(network_key.map_err(Failure::configuration)?)?;
     if let Some(path) = &arguments.write_config {
-        return args::write_gateway_config(path, &config, arguments.network_key_file.as_deref())
-            .map_err(Failure::configuration);
+        args::write_gateway_config(path, &config, key_file)?;
+        warn(&warnings);
+        return Ok(());
     }
+    warn(&warnings);
     let stats = Arc::new(Stats::default());
     let summary = runtime()?.block_on(async {
         let interrupted = interrupted()?;
@@ -128,8 +163,8 @@ fn simulate(arguments: &SimulateArgs) -> Result<(), Failure> {
             interrupted.await;
         };
         tokio::select! {
-            summary = simulate::run(config, Clock::default(), stats.clone(), stop) => summary.map_err(Failure::running),
-            () = simulate::report(stats.clone()) => Ok(stats.summary(Duration::ZERO)),
+            summary = simulate::run(config, Clock::default(), stats.clone(), stop) => summary.map_err(Failure::from),
+            never = simulate::report(stats.clone()) => match never {},
         }
     })?;
     println!("{summary}");
@@ -143,8 +178,14 @@ fn demo(arguments: &DemoArgs) -> Result<(), Failure> {
         let stop = async {
             interrupted.await;
         };
-        demo::run(arguments, stop).await.map_err(Failure::configuration)
+        demo::run(arguments, stop).await.map_err(Failure::from)
     })
+}
+
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
 }
 
 fn runtime() -> Result<Runtime, Failure> {
@@ -217,6 +258,15 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_was_asked_for_wrongly_ends_with_2_and_what_failed_with_1() {
+        let setting = || SimulateError::Setting("0 devices".to_owned());
+        let code = |failure: Failure| failure.exit_code();
+        assert_eq!([code(setting().into()), code(DemoError::from(setting()).into())], [2, 2]);
+        assert_eq!(code(DemoError::Write(setting().into()).into()), 2);
+        assert_eq!([code(DemoError::Ended("api").into()), code(DemoError::Random.into())], [1, 1]);
     }
 
     #[test]

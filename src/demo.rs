@@ -1,5 +1,6 @@
 //! A gateway and a simulated fleet in one process, on loopback, with everything they keep in a temporary directory.
 
+use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, interval_at};
 
 use crate::app::{App, StartError};
@@ -57,6 +58,12 @@ pub struct DemoArgs {
 /// Why the demonstration ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
+    /// The API would be open to others.
+    #[error(
+        "--http-listen: the API of the demonstration wants no key, so it is served on a loopback address only, and {0} is \
+         none; listen on 127.0.0.1 or [::1], or run serve with --api-key-file"
+    )]
+    Exposed(SocketAddr),
     /// The temporary directory.
     #[error("cannot use a temporary directory: {0}; set TMPDIR to one that can be written")]
     Directory(#[from] io::Error),
@@ -72,17 +79,29 @@ pub enum DemoError {
     /// The files that make the fleet known to the gateway.
     #[error(transparent)]
     Write(#[from] args::WriteError),
+    /// The system's source of random numbers.
+    #[error("the system gives no random bytes for a key; see that /dev/urandom can be read")]
+    Random,
+    /// A thread of the gateway ended by itself.
+    #[error("thread {0} ended; see the log above")]
+    Ended(&'static str),
+    /// The gateway panicked while it stopped.
+    #[error("the gateway did not stop in order: {0}; this is a defect, please report it")]
+    Stop(#[from] JoinError),
 }
 
 /// Runs until `interrupted` completes, or for the time given.
 ///
 /// # Errors
-/// The gateway cannot start, or the fleet cannot; both say why.
+/// The gateway or the fleet cannot start, or fails; both say why.
 pub async fn run(arguments: &DemoArgs, interrupted: impl Future<Output = ()>) -> Result<(), DemoError> {
+    if let Some(address) = arguments.http_listen.filter(|address| !address.ip().to_canonical().is_loopback()) {
+        return Err(DemoError::Exposed(address));
+    }
     let directory = tempfile::Builder::new().prefix("lastroute-demo-").tempdir()?;
     let clock = Clock::default();
     let mut network_key = [0; 32];
-    SystemRandom::new().fill(&mut network_key).map_err(|_| io::Error::other("the system has no random numbers"))?;
+    SystemRandom::new().fill(&mut network_key).map_err(|_| DemoError::Random)?;
     let mut fleet = simulate::Config {
         devices: arguments.devices,
         network: NETWORK,
@@ -94,6 +113,7 @@ pub async fn run(arguments: &DemoArgs, interrupted: impl Future<Output = ()>) ->
         duration: arguments.duration,
         ..simulate::Config::default()
     };
+    fleet.check()?;
     let app = start(arguments, directory.path(), &network_key, &mut fleet)?;
     fleet.gateway = app.udp()[0];
     let shown: Vec<DeviceId> = fleet.identities()?.iter().map(|identity| identity.id).take(SHOWN).collect();
@@ -106,11 +126,12 @@ pub async fn run(arguments: &DemoArgs, interrupted: impl Future<Output = ()>) ->
     }
     let summary = tokio::select! {
         summary = simulate::run(fleet, clock, stats.clone(), interrupted) => summary?,
-        () = summarise(&app, &stats) => return Ok(()),
+        never = summarise(&app, &stats) => match never {},
+        thread = app.failed() => return Err(DemoError::Ended(thread)),
     };
     followers.shutdown().await;
     let counted = app.counted().datagrams[Disposition::Accepted as usize];
-    tokio::task::spawn_blocking(move || app.stop()).await.map_err(io::Error::other)?;
+    tokio::task::spawn_blocking(move || app.stop()).await?;
     say(&format!("\nStopped. The fleet sent {} datagrams, the gateway counted {counted} packets.", summary.sent));
     Ok(())
 }
@@ -204,8 +225,8 @@ fn packet_line(snapshot: &Snapshot, before: Option<SocketAddr>) -> String {
     line.trim_end().to_owned()
 }
 
-/// Shows what both sides have counted, every few seconds.
-async fn summarise(app: &App, stats: &Stats) {
+/// Shows what both sides have counted, every few seconds, until dropped.
+async fn summarise(app: &App, stats: &Stats) -> Infallible {
     let mut ticks = interval_at(Instant::now() + SUMMARY_EVERY, SUMMARY_EVERY);
     loop {
         ticks.tick().await;

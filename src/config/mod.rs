@@ -67,7 +67,7 @@ pub struct Config {
 pub struct Network {
     /// The network id.
     pub id: KeyId,
-    /// Its name in texts: by default the id.
+    /// Its name in the log: by default the id.
     pub name: String,
     /// The root key of all its members.
     pub root: RootKey,
@@ -90,12 +90,13 @@ pub struct ConfigError {
     fault: Fault,
 }
 
-/// Reads a key file as `[[network]]` does, for tools beside the gateway.
+/// Reads a key file as `[[network]]` does, for tools beside the gateway. Warns of one that others may read; `place` is
+/// what names the file, for errors.
 ///
 /// # Errors
 /// The file cannot be read or is no key file.
-pub fn key_file(path: &Path) -> Result<RootKey, ConfigError> {
-    let key = secrets::key_file(path, &mut Vec::new()).map_err(|fault| fault.at(path.display().to_string()))?;
+pub fn key_file(path: &Path, place: &str, warnings: &mut Vec<String>) -> Result<RootKey, ConfigError> {
+    let key = secrets::key_file(path, warnings).map_err(|fault| fault.at(place))?;
     Ok(RootKey::new(*key))
 }
 

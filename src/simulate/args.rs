@@ -134,16 +134,24 @@ pub enum WriteError {
     #[error(transparent)]
     Simulate(#[from] SimulateError),
     /// The path of the network key file is no text.
-    #[error("the path of the network key file cannot be written in a configuration: {0}")]
+    #[error("the path of the network key file cannot be written in a configuration: {0}; give it a name that is UTF-8")]
     Path(#[from] toml::ser::Error),
     /// A file.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}: {source}; {}", path.display(), remedy(source))]
     File {
         /// Which one.
         path: PathBuf,
         /// What the system says.
         source: io::Error,
     },
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => "name another: nothing is written over",
+        io::ErrorKind::NotFound => "make its directory or correct the path",
+        _ => "name a file in a directory that this user can write to",
+    }
 }
 
 fn public_key(text: &str) -> Result<PublicKey, String> {
@@ -247,7 +255,11 @@ mod tests {
         assert_eq!(table["device"].as_array().map(Vec::len), Some(3));
 
         let again = write_gateway_config(&path, &config, None).unwrap_err();
-        assert!(again.to_string().starts_with(&format!("cannot write {}: ", path.display())), "{again}");
+        let shown = path.display();
+        assert_eq!(
+            again.to_string(),
+            format!("cannot write {shown}: File exists (os error 17); name another: nothing is written over")
+        );
         let other = directory.path().join("factory.toml");
         write_gateway_config(&other, &config, None).unwrap();
         let table: toml::Table = std::fs::read_to_string(&other).unwrap().parse().unwrap();

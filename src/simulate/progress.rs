@@ -1,5 +1,6 @@
 //! What the `simulate` command shows while it runs.
 
+use std::convert::Infallible;
 use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ const TERMINAL_EVERY: Duration = Duration::from_millis(250);
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// Reports on standard error until dropped: a line that changes on a terminal, a new line every 10 s elsewhere.
-pub async fn report(stats: Arc<Stats>) {
+pub async fn report(stats: Arc<Stats>) -> Infallible {
     if std::io::stderr().is_terminal() {
         let style = ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}");
         let bar = ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
@@ -24,9 +25,9 @@ pub async fn report(stats: Arc<Stats>) {
             bar.0.set_message(line);
             bar.0.tick();
         })
-        .await;
+        .await
     } else {
-        watch(&stats, LINE_EVERY, |line| eprintln!("{line}")).await;
+        watch(&stats, LINE_EVERY, |line| eprintln!("{line}")).await
     }
 }
 
@@ -39,7 +40,7 @@ impl Drop for ClearedOnDrop {
     }
 }
 
-async fn watch(stats: &Stats, every: Duration, show: impl Fn(String)) {
+async fn watch(stats: &Stats, every: Duration, show: impl Fn(String)) -> Infallible {
     let mut ticks = interval(every);
     ticks.tick().await;
     let (mut last_sent, mut last_at) = (stats.sent(), Instant::now());
@@ -86,7 +87,7 @@ mod tests {
         };
         let (first, second) = tokio::select! {
             biased;
-            () = watching => unreachable!(),
+            never = watching => match never {},
             lines = reading => lines,
         };
         assert!(first.starts_with("0 devices, 50 sent, 5/s, 0 of 1 acknowledgements"), "{first}");
