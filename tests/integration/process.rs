@@ -1,8 +1,20 @@
-//! The program as an operator meets it: exit codes, messages, signals.
+//! The program as an operator meets it: exit codes, messages, signals, and what its commands do together.
 
-use std::net::{TcpListener, UdpSocket};
-use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use lastroute::auth::keys::KeyPair;
+use serde_json::Value;
+
+use crate::harness::PATIENCE;
+
+const ANY_PORT: &str = "127.0.0.1:0";
 
 fn lastroute(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lastroute"));
@@ -10,12 +22,121 @@ fn lastroute(arguments: &[&str]) -> Command {
     command
 }
 
-/// Exit code 2 and one line on standard error, which is returned.
-fn refused(output: &Output) -> String {
-    let error = String::from_utf8(output.stderr.clone()).unwrap();
+/// Exit code 2, nothing on standard output, and what is on standard error, which is returned.
+fn misused(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(output.stdout.is_empty(), "{:?}", output.stdout);
+    error
+}
+
+/// As [`misused`], in one line.
+fn refused(command: &mut Command) -> String {
+    let error = misused(command);
     assert_eq!(error.lines().count(), 1, "{error}");
     error
+}
+
+/// Exit code 0; what is on standard output is returned.
+fn succeeded(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+/// A gateway as a process of its own; killed when it is dropped.
+struct Served {
+    child: Child,
+    log: BufReader<ChildStderr>,
+}
+
+impl Served {
+    /// Starts it with `--data-dir` and more `arguments`.
+    fn start(data: &Path, arguments: &[&str]) -> Self {
+        let mut command = lastroute(&["serve", "--udp-listen", ANY_PORT, "--http-listen", ANY_PORT, "--data-dir"]);
+        let mut child = command.arg(data).args(arguments).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        Self { child, log }
+    }
+
+    /// What it logs until it says it is ready, and that line itself at the end.
+    fn until_ready(&mut self) -> Vec<Value> {
+        let mut lines: Vec<Value> = Vec::new();
+        while lines.last().is_none_or(|line| line["message"] != "ready") {
+            let mut line = String::new();
+            assert_ne!(self.log.read_line(&mut line).unwrap(), 0, "ended before it was ready: {lines:?}");
+            lines.push(serde_json::from_str(&line).unwrap());
+        }
+        lines
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The status and body of an answer to a request without credentials.
+fn get(address: &str, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+/// The value of a sample in the text of the metrics.
+fn sample(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} in {text}"));
+    line.trim().parse().unwrap()
+}
+
+/// A file that no other user may read.
+fn write_secret(path: &Path, content: &str) {
+    std::fs::write(path, content).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn the_version_is_that_of_the_package() {
+    let text = succeeded(&lastroute(&["--version"]).output().unwrap());
+    assert_eq!(text, format!("lastroute {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn an_unknown_flag_is_exit_code_2_and_no_secret_can_be_a_flag() {
+    for flag in ["--udp-listne=1", "--api-key=ik_0123456789abcdef", "--cloud-key=x"] {
+        let error = misused(&mut lastroute(&["serve", flag]));
+        assert!(error.contains("unexpected argument"), "{error}");
+    }
+}
+
+#[test]
+fn a_bad_configuration_is_one_line_and_exit_code_2() {
+    assert_eq!(
+        refused(&mut lastroute(&["serve", "--config", "missing.toml"])),
+        "lastroute: --config: cannot read missing.toml: No such file or directory; create it or correct the path\n"
+    );
+    assert_eq!(
+        refused(lastroute(&["serve"]).env("LASTROUTE_ROUTE_POLICY", "old")),
+        "lastroute: LASTROUTE_ROUTE_POLICY: \"old\" is none of its values; write newest or strict\n"
+    );
+    let key_file = ["simulate", "--network", "000a17", "--network-key-file", "missing.key"];
+    assert_eq!(
+        refused(&mut lastroute(&key_file)),
+        "lastroute: --network-key-file: cannot read missing.key: No such file or directory; \
+         create it or correct the path\n"
+    );
+    let no_key = STANDARD.encode([0; 32]);
+    let error = refused(&mut lastroute(&["simulate", "--cloud-public-key", &no_key]));
+    assert!(error.contains("take the one the gateway prints"), "{error}");
+    for command in ["simulate", "demo"] {
+        let error = refused(&mut lastroute(&[command, "--cadence", "9223372036854775807s"]));
+        assert!(error.contains("cadence is 9223372036854775807s: at most"), "{error}");
+    }
 }
 
 #[test]
@@ -23,7 +144,7 @@ fn bad_configuration_is_one_line_with_file_key_and_remedy() {
     let data = tempfile::tempdir().unwrap();
     let file = data.path().join("bad.toml");
     std::fs::write(&file, "\nudp-lisen = \"127.0.0.1:0\"\n").unwrap();
-    let error = refused(&lastroute(&["serve", "--config", file.to_str().unwrap()]).output().unwrap());
+    let error = refused(lastroute(&["serve", "--config"]).arg(&file));
     assert!(error.contains("bad.toml:2") && error.contains("udp-lisen") && error.contains("udp-listen"), "{error}");
     assert_eq!(std::fs::read_dir(data.path()).unwrap().count(), 1, "nothing was made");
 }
@@ -31,42 +152,111 @@ fn bad_configuration_is_one_line_with_file_key_and_remedy() {
 #[test]
 fn a_port_in_use_is_one_line_with_the_address_and_the_flag() {
     let data = tempfile::tempdir().unwrap();
-    let (udp, tcp) = (UdpSocket::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
-    let free = "127.0.0.1:0".to_owned();
+    let (udp, tcp) = (UdpSocket::bind(ANY_PORT).unwrap(), TcpListener::bind(ANY_PORT).unwrap());
     let (udp_taken, tcp_taken) = (udp.local_addr().unwrap().to_string(), tcp.local_addr().unwrap().to_string());
-    for (udp, http, taken, flag) in
-        [(&udp_taken, &free, &udp_taken, "--udp-listen"), (&free, &tcp_taken, &tcp_taken, "--http-listen")]
-    {
-        let mut command = lastroute(&["serve", "--udp-listen", udp, "--http-listen", http, "--data-dir"]);
-        let error = refused(&command.arg(data.path()).args(["--log", "error"]).output().unwrap());
-        assert!(error.contains(taken.as_str()) && error.contains(flag) && error.contains("in use"), "{error}");
+    for (udp, http, taken, flag) in [
+        (udp_taken.as_str(), ANY_PORT, &udp_taken, "--udp-listen"),
+        (ANY_PORT, &tcp_taken, &tcp_taken, "--http-listen"),
+    ] {
+        for command in ["serve", "demo"] {
+            let mut command = lastroute(&[command, "--udp-listen", udp, "--http-listen", http]);
+            let error = refused(command.env("LASTROUTE_DATA_DIR", data.path()));
+            assert!(error.contains(taken.as_str()) && error.contains(flag) && error.contains("in use"), "{error}");
+        }
     }
 }
 
 #[test]
 fn an_open_api_beyond_loopback_is_refused() {
     let data = tempfile::tempdir().unwrap();
-    let mut command = lastroute(&["serve", "--http-listen", "0.0.0.0:0", "--data-dir"]);
-    let error = refused(&command.arg(data.path()).output().unwrap());
+    let error = refused(lastroute(&["serve", "--http-listen", "0.0.0.0:0", "--data-dir"]).arg(data.path()));
     assert!(error.contains("--api-key-file"), "{error}");
+    let error = refused(&mut lastroute(&["demo", "--http-listen", "0.0.0.0:0"]));
+    assert!(error.contains("the demonstration wants no key") && error.contains("0.0.0.0:0 is none"), "{error}");
 }
 
 #[test]
 fn sigterm_ends_it_with_success_within_5_s() {
     let data = tempfile::tempdir().unwrap();
-    let mut command =
-        lastroute(&["serve", "--udp-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--data-dir"]);
-    let mut child = command.arg(data.path()).spawn().unwrap();
-    // It says so once it listens.
-    let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("ready") {
-        line.clear();
-        assert_ne!(std::io::BufRead::read_line(&mut log, &mut line).unwrap(), 0, "ended before it was ready");
-    }
-    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let mut gateway = Served::start(data.path(), &[]);
+    gateway.until_ready();
+    assert!(Command::new("kill").args(["-TERM", &gateway.child.id().to_string()]).status().unwrap().success());
     let (done, ended) = std::sync::mpsc::channel();
-    std::thread::spawn(move || done.send(child.wait().unwrap()));
+    std::thread::spawn(move || done.send(gateway.child.wait().unwrap()));
     let status = ended.recv_timeout(Duration::from_secs(5)).expect("it ends within 5 s");
     assert_eq!(status.code(), Some(0));
+}
+
+#[test]
+fn the_simulated_devices_of_a_written_configuration_are_heard_at_device_level() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let [network_key, cloud_key, api_keys, config] = ["network.key", "cloud.key", "api.keys", "fleet.toml"].map(path);
+    write_secret(Path::new(&network_key), &STANDARD.encode([0x42; 32]));
+    write_secret(Path::new(&cloud_key), &STANDARD.encode([0x11; 32]));
+    write_secret(Path::new(&api_keys), "ik_0123456789abcdef");
+    let cloud_public = STANDARD.encode(KeyPair::from_private([0x11; 32]).public());
+    let fleet = ["simulate", "--devices", "4", "--network", "000a17", "--network-key-file", &network_key];
+    let fleet = [&fleet[..], &["--cloud-public-key", &cloud_public, "--device-level", "100", "--rebind", "0"]].concat();
+    let written = lastroute(&fleet).args(["--write-config", &config]).output().unwrap();
+    assert_eq!((succeeded(&written), written.stderr.len()), (String::new(), 0));
+    let error = refused(lastroute(&fleet).args(["--write-config", &config]));
+    assert!(error.contains("fleet.toml: File exists") && error.contains("name another"), "{error}");
+
+    let flags = ["--config", &config, "--cloud-key-file", &cloud_key, "--api-key-file", &api_keys];
+    let mut gateway =
+        Served::start(&directory.path().join("data"), &[&flags[..], &["--metrics-listen", ANY_PORT]].concat());
+    let log = gateway.until_ready();
+    let line = |message: &str| log.iter().find(|line| line["message"] == message).unwrap();
+    let text = |message: &str, field: &str| line(message)[field].as_str().unwrap().to_owned();
+    assert_eq!((text("network", "id"), text("network", "name")), ("0x000a17".to_owned(), "simulated".to_owned()));
+    assert_eq!((&line("ready")["networks"], &line("ready")["devices"]), (&1.into(), &4.into()));
+    assert_eq!(text("ready", "public_key"), cloud_public);
+
+    let to_gateway = ["--gateway", &text("receiving", "listen"), "--cadence", "100ms", "--duration", "1s"];
+    let summary = succeeded(&lastroute(&fleet).args(to_gateway).output().unwrap());
+    let sent: u64 = summary.split(' ').next().unwrap().parse().unwrap();
+    assert!(sent > 4, "more than the 4 KEY_IDS, which alone are at network level: {summary}");
+
+    // The metrics want no key where they are served alone, and do where the API is.
+    let (http, metrics) = (text("ready", "http"), text("ready", "metrics"));
+    assert_eq!((get(&http, "/metrics").0, get(&metrics, "/health").0), (401, 404));
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (status, text) = get(&metrics, "/metrics");
+        assert_eq!(status, 200);
+        if sample(&text, "lastroute_udp_datagrams_total{result=\"accepted\"}") == sent {
+            break;
+        }
+        assert!(Instant::now() < deadline, "not all {sent} are accepted: {text}");
+    }
+}
+
+#[test]
+fn a_key_file_that_others_may_read_is_warned_of_by_the_simulator_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let key_file = directory.path().join("network.key");
+    write_secret(&key_file, &STANDARD.encode([0x42; 32]));
+    std::fs::set_permissions(&key_file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let gateway = UdpSocket::bind(ANY_PORT).unwrap();
+    let address = gateway.local_addr().unwrap().to_string();
+    let mut command = lastroute(&["simulate", "--gateway", &address, "--duration", "0s", "--network", "000a17"]);
+    let output = command.arg("--network-key-file").arg(&key_file).output().unwrap();
+    succeeded(&output);
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.contains("network.key holds secrets") && log.contains("chmod 600"), "{log}");
+}
+
+#[test]
+fn the_demonstration_tells_what_to_type_and_shows_packets() {
+    let mut command = lastroute(&["demo", "--devices", "3", "--cadence", "200ms", "--duration", "2s"]);
+    let output = command.args(["--udp-listen", ANY_PORT, "--http-listen", ANY_PORT]).output().unwrap();
+    let text = succeeded(&output);
+    let device = "51a0000100000000";
+    for command in ["lastRoute", "state", "waitForPacket?timeoutMs=30000"] {
+        let path = format!("/device/deviceId/{device}/{command}");
+        assert!(text.lines().any(|line| line.starts_with("  curl ") && line.contains(&path)), "{path} in {text}");
+    }
+    assert!(text.lines().any(|line| line.contains(device) && line.contains(" from 127.0.0.1:")), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("Stopped. The fleet sent ")), "{text}");
 }
