@@ -15,6 +15,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::api::WAITS_PER_CREDENTIAL;
 use crate::auth::keys::{DeviceKey, KeyPair, RootKey};
 use crate::clock::Clock;
 use crate::id::{DeviceId, KeyId};
@@ -100,9 +101,6 @@ pub fn key_file(path: &Path, place: &str, warnings: &mut Vec<String>) -> Result<
     Ok(RootKey::new(*key))
 }
 
-/// Waiters under one API key, by default: as many as there may be in all.
-const WAITERS_PER_CREDENTIAL: usize = 200_000;
-
 impl Config {
     /// Settles the configuration: file < `environment` < `flags`.
     ///
@@ -131,7 +129,7 @@ impl Config {
         let route_policy = settings.value(Name::RoutePolicy, values::route_policy)?.unwrap_or_default();
         let waiters = check::waiters(&settings)?;
         let waiters_per_credential =
-            settings.value(Name::WaitersPerCredential, values::count)?.unwrap_or(WAITERS_PER_CREDENTIAL);
+            settings.value(Name::WaitersPerCredential, values::count)?.unwrap_or(WAITS_PER_CREDENTIAL);
         let api_keys = check::api_keys(&settings, &mut warnings)?;
         let (http_listen, metrics_listen) = check::http_addresses(&settings, !api_keys.is_empty())?;
         let (data_dir, cloud_keys) = check::cloud_keys(&settings, &mut warnings)?;
