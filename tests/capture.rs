@@ -1,4 +1,5 @@
 //! Traffic of real firmware, replayed packet by packet through the whole pipeline with the clock of the capture.
+#![cfg(feature = "server")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
 //! One datagram from end to end, without sockets: what it ends in, what it changes, what is answered.
+#![cfg(feature = "server")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::net::SocketAddr;

@@ -1,5 +1,6 @@
 //! The HTTP API on real sockets: answers, limits, waiting, drain.
 
+#![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail where a test would")]
 
 mod harness;

@@ -1,4 +1,5 @@
 //! The whole gateway over real sockets.
+#![cfg(feature = "server")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod harness;
