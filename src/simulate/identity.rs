@@ -54,7 +54,7 @@ impl Identity {
 /// A `key_file` whose path is no text.
 pub fn network_block(id: KeyId, name: &str, key_file: Option<&Path>) -> Result<String, toml::ser::Error> {
     let name = toml::Value::try_from(name)?;
-    let mut text = format!("[[network]]\nid = \"{:06x}\"\nname = {name}\n", id.get());
+    let mut text = format!("[[network]]\nid = \"{id}\"\nname = {name}\n");
     if let Some(key_file) = key_file {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "key-file = {}", toml::Value::try_from(key_file)?);
@@ -112,7 +112,7 @@ mod tests {
             + &device_blocks(&devices);
         let parsed: toml::Table = text.parse().unwrap();
         let network = &parsed["network"][0];
-        assert_eq!(network["id"].as_str(), Some("000a17"));
+        assert_eq!(network["id"].as_str(), Some("0x000a17"));
         assert_eq!(network["name"].as_str(), Some("a \"quoted\" name"));
         assert_eq!(network["key-file"].as_str(), Some("keys/a17.key"));
         for (index, device) in devices.iter().enumerate() {
