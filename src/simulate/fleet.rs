@@ -502,7 +502,8 @@ mod tests {
     async fn a_panic_of_a_task_ends_the_fleet_with_an_error() {
         let gateway = Gateway::open().await;
         // Checked by the caller, so that it overflows here, in the first telemetry.
-        let config = Config { announce_every: Duration::MAX, duration: Some(LONGEST_TIME), ..lively(&gateway) };
+        let config =
+            Config { announce_every: Duration::MAX, duration: Some(Duration::from_secs(10)), ..lively(&gateway) };
         let ended = run(config, Clock::default(), Arc::default(), std::future::pending()).await.unwrap_err();
         let text = ended.to_string();
         assert!(text.starts_with("some simulated devices ended: ") && text.contains("overflow"), "{text}");

@@ -248,6 +248,18 @@ fn a_key_file_that_others_may_read_is_warned_of_by_the_simulator_too() {
 }
 
 #[test]
+fn a_fleet_that_needs_more_sockets_than_the_process_may_open_says_what_to_raise() {
+    let limited = "ulimit -n 40 && exec \"$0\" simulate --devices 100";
+    let output = Command::new("sh").args(["-c", limited, env!("CARGO_BIN_EXE_lastroute")]).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), error.lines().count()), (Some(1), 1), "{error}");
+    assert!(
+        error.contains(" of 100 towards ") && error.ends_with(": too many open files; raise ulimit -n\n"),
+        "{error}"
+    );
+}
+
+#[test]
 fn the_demonstration_tells_what_to_type_and_shows_packets() {
     let mut command = lastroute(&["demo", "--devices", "3", "--cadence", "200ms", "--duration", "2s"]);
     let output = command.args(["--udp-listen", ANY_PORT, "--http-listen", ANY_PORT]).output().unwrap();
