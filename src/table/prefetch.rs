@@ -53,3 +53,24 @@ fn hint(address: *const u8) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_is_asked_for_nothing_changes_and_a_shard_in_use_is_not_waited_for() {
+        let records = DashMap::with_capacity_and_hasher_and_shard_amount(0, RandomState::default(), 4);
+        let ids: Vec<DeviceId> = (0..200).map(DeviceId).collect();
+        fetch(&records, &ids);
+        for &id in &ids[..100] {
+            records.insert(id, Record::new(1, false, id.0 as u16));
+            fetch(&records, &ids);
+        }
+        let writing = records.get_mut(&ids[0]);
+        fetch(&records, &ids);
+        drop(writing);
+        assert!((0..100).all(|id| records.get_mut(&DeviceId(id)).unwrap().next_down_sequence() == id as u16 + 1));
+        assert_eq!(records.len(), 100);
+    }
+}
