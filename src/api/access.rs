@@ -13,6 +13,8 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 #[derive(Default)]
 pub struct Access {
     credentials: Vec<Credential>,
+    /// Waits of everybody, where there are no keys.
+    waiting: AtomicUsize,
 }
 
 struct Credential {
@@ -24,7 +26,7 @@ struct Credential {
 #[derive(Clone, Copy, Debug)]
 pub struct Caller<'a>(Option<&'a AtomicUsize>);
 
-/// The place of one wait within its credential's bound; given back on drop.
+/// The place of one wait within its caller's bound; given back on drop.
 #[derive(Debug)]
 pub struct WaitPlace<'a>(Option<&'a AtomicUsize>);
 
@@ -37,7 +39,7 @@ impl Access {
     /// Those who show one of `keys`. None: everybody may.
     pub fn of_keys<'a>(keys: impl IntoIterator<Item = &'a str>) -> Self {
         let credential = |key: &str| Credential { digest: sha256(key.as_bytes()), waiting: AtomicUsize::new(0) };
-        Self { credentials: keys.into_iter().map(credential).collect() }
+        Self { credentials: keys.into_iter().map(credential).collect(), ..Self::default() }
     }
 
     /// Whether everybody may.
@@ -51,7 +53,7 @@ impl Access {
     /// `x-api-key: <key>`. It takes the same time whichever key it is, and however close to one.
     pub fn admit(&self, headers: &HeaderMap) -> Option<Caller<'_>> {
         if self.is_open() {
-            return Some(Caller(None));
+            return Some(Caller(Some(&self.waiting)));
         }
         let header = |name: HeaderName| headers.get(name).map(|value| value.as_bytes().trim_ascii());
         let keys = [
@@ -81,13 +83,13 @@ impl fmt::Debug for Access {
 }
 
 impl<'a> Caller<'a> {
-    /// Somebody who needs no credentials.
+    /// Somebody at an endpoint that asks for no credentials. None of those waits.
     pub const fn anyone() -> Self {
         Self(None)
     }
 
-    /// A place to wait, unless the credential has `limit` waits already. Without credentials the bound of all waits does
-    /// it.
+    /// A place to wait, unless `limit` waits hold the caller's credential already. Where there are no keys, everybody has
+    /// the same.
     pub fn place_to_wait(self, limit: usize) -> Option<WaitPlace<'a>> {
         if let Some(waiting) = self.0 {
             let take = |now: usize| (now < limit).then_some(now + 1);
@@ -177,8 +179,16 @@ mod tests {
         assert!(caller("ik_second_0123456789").place_to_wait(1).is_some());
         drop(first);
         assert!(caller("ik_first_0123456789").place_to_wait(1).is_some());
-        let open = Access::open();
-        let places: Vec<_> = (0..3).map(|_| open.admit(&HeaderMap::new()).unwrap().place_to_wait(1)).collect();
-        assert!(places.iter().all(Option::is_some));
+    }
+
+    #[test]
+    fn without_keys_everybody_shares_one_bound() {
+        let access = Access::open();
+        let place = || access.admit(&HeaderMap::new()).unwrap().place_to_wait(2);
+        let first = place().unwrap();
+        let second = place().unwrap();
+        assert!(place().is_none());
+        drop((first, second));
+        assert!(place().is_some());
     }
 }

@@ -103,8 +103,8 @@ pub enum ApiError {
     /// There is nothing to wait for, or no place to wait.
     #[error("{0}")]
     Wait(#[from] WaitError),
-    /// The credential has as many waits as it may.
-    #[error("too many waits with these credentials; end some, or try again later")]
+    /// The credential has as many waits as it may, or all together where there are none.
+    #[error("too many waits with the same credentials, or with none; end some, or try again later")]
     CredentialFull,
     /// The sender of a wait closed its side of the connection.
     #[error("a wait ends when the client closes its side of the connection; keep it open")]

@@ -66,7 +66,7 @@ pub struct ApiConfig {
     pub max_body: usize,
     /// Devices one request may name.
     pub max_devices_per_request: usize,
-    /// Waits at once with one API key. Without keys only the bound of all waits holds.
+    /// Waits at once with one API key; without keys, of everybody together.
     pub waits_per_credential: usize,
 }
 
@@ -98,7 +98,7 @@ impl Default for ApiConfig {
     }
 }
 
-/// Waits at once with one API key unless the configuration says otherwise: as many as may wait in all, so that a single
+/// [`ApiConfig::waits_per_credential`] unless the configuration says otherwise: as many as may wait in all, so that a single
 /// client of everything is not held up by it.
 pub const WAITS_PER_CREDENTIAL: usize = 200_000;
 /// Bytes of path and headers that are read at all. What lies between [`ApiConfig::max_head`] and this is answered with a

@@ -98,10 +98,14 @@ async fn an_unregistered_device_is_not_waited_for_where_none_are_served() {
 async fn each_bound_has_its_status_and_says_when_to_try_again() {
     let other = "/device/deviceId/0000000000000001/waitForPacket";
     let key = "x-api-key: ik_0123456789abcdef\r\n";
-    for (per_device, total, per_credential, path, status) in
-        [(1, 9, 9, WAIT, 429), (9, 1, 9, other, 503), (9, 9, 1, other, 429)]
-    {
-        let mut setup = Setup { access: Access::of_keys(["ik_0123456789abcdef"]), ..Setup::default() };
+    let keys = || Access::of_keys(["ik_0123456789abcdef"]);
+    for (per_device, total, per_credential, path, status, access) in [
+        (1, 9, 9, WAIT, 429, keys()),
+        (9, 1, 9, other, 503, keys()),
+        (9, 9, 1, other, 429, keys()),
+        (9, 9, 1, other, 429, Access::open()),
+    ] {
+        let mut setup = Setup { access, ..Setup::default() };
         (setup.waiters.per_device, setup.waiters.total) = (per_device, total);
         setup.config.waits_per_credential = per_credential;
         let server = Server::start(setup).await;
