@@ -73,11 +73,18 @@ impl Format {
         }
     }
 
-    /// The value of `bytes`, or what is wrong with them.
+    /// The value of `bytes`, or what is wrong with them. Nothing but the value may be in them.
     pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, String> {
         match self {
             Self::Json => serde_json::from_slice(bytes).map_err(|error| error.to_string()),
-            Self::MessagePack(_) => rmp_serde::from_slice(bytes).map_err(|error| error.to_string()),
+            Self::MessagePack(_) => {
+                let mut deserializer = rmp_serde::Deserializer::new(bytes);
+                let value = T::deserialize(&mut deserializer).map_err(|error| error.to_string())?;
+                match deserializer.get_ref().len() {
+                    0 => Ok(value),
+                    len => Err(format!("{len} trailing bytes; send nothing after the value")),
+                }
+            }
         }
     }
 }
@@ -187,6 +194,15 @@ mod tests {
         }
         for other in ["", "text/plain", "application/x-www-form-urlencoded", "application/jsonx"] {
             assert_eq!(of_body(Some(other)), None, "{other}");
+        }
+    }
+    #[test]
+    fn nothing_may_follow_the_value() {
+        for format in [Format::Json, Format::MessagePack(MESSAGE_PACK[0])] {
+            let mut bytes = format.encode(&vec!["a", "b"]).unwrap();
+            assert_eq!(format.decode::<Vec<String>>(&bytes), Ok(vec!["a".to_owned(), "b".to_owned()]));
+            bytes.extend(format.encode(&0).unwrap());
+            assert!(format.decode::<Vec<String>>(&bytes).unwrap_err().contains("trailing"), "{format:?}");
         }
     }
 }
