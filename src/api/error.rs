@@ -95,10 +95,12 @@ pub enum ApiError {
     #[error("query parameter after: {0}")]
     QueryCursor(IdError),
     /// Nothing was heard of the device.
-    #[error("nothing was heard of device {0} yet")]
+    #[error("nothing was heard of device {0} yet; its first packet can be waited for with waitForPacket")]
     NeverHeard(DeviceId),
     /// The device is not registered.
-    #[error("device {0} is not registered")]
+    #[error(
+        "device {0} is not registered; add a [[device]] block with its id to the configuration and restart the gateway"
+    )]
     NotRegistered(DeviceId),
     /// There is nothing to wait for, or no place to wait.
     #[error("{0}")]

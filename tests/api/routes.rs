@@ -40,14 +40,17 @@ async fn the_last_route_comes_with_cursor_and_trust() {
 async fn only_registered_devices_have_a_state() {
     let server = Server::start(Setup::default()).await;
     server.report(DEVICE, 1);
-    server.get(STATE, "").await.is_error(404, "not registered");
+    server.get(STATE, "").await.is_error(404, "not registered; add a [[device]] block");
     server.table.register(DEVICE, AT);
     let state = server.get(STATE, "").await.json();
     assert_eq!((&state["lastRoute"], &state["createdAt"]), (&route(1), &json!("2026-11-23T03:00:00.123Z")));
     server.table.register(DeviceId(1), AT);
     let silent = server.get("/device/deviceId/0000000000000001/state", "").await.json();
     assert_eq!(silent, json!({"createdAt": "2026-11-23T03:00:00.123Z", "updatedAt": "2026-11-23T03:00:00.123Z"}));
-    server.get("/device/deviceId/0000000000000001/lastRoute", "").await.is_error(404, "nothing was heard");
+    server
+        .get("/device/deviceId/0000000000000001/lastRoute", "")
+        .await
+        .is_error(404, "can be waited for with waitForPacket");
 }
 
 #[tokio::test]
