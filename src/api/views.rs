@@ -239,7 +239,8 @@ impl DeviceState {
         let heard_at = last_packet.map(|packet| packet.received_at);
         Self {
             created_at: Time(registered),
-            // A device may have been heard last before it was registered.
+            // The later of registration and last packet, which may be older. What another device reports of this one's
+            // application (TDF_REMOTE) is no packet of its own and leaves it.
             updated_at: Time(heard_at.unwrap_or(registered).max(registered)),
             application_id: application.map(|application| application.id),
             application_version: application.map(|application| ApplicationVersion::from(application.version)),
