@@ -4,8 +4,8 @@
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -25,9 +25,9 @@ pub struct Deadlines {
     pub first_byte: Duration,
     /// From the first byte of a request to the end of its headers.
     pub head: Duration,
-    /// Without any request.
+    /// Without any request; over HTTP/2 a ping (20 s) more at most.
     pub idle: Duration,
-    /// Without the client reading any of an answer that waits to be sent.
+    /// Without the client reading any of an answer that waits to be sent; over HTTP/2, of each such answer.
     pub write: Duration,
 }
 
@@ -39,6 +39,9 @@ pub(super) struct Peer {
     in_flight: AtomicUsize,
     http2: AtomicBool,
     lingers: AtomicBool,
+    /// Answers over HTTP/2 that hyper keeps bytes of, which the client can hold up each without holding up the connection:
+    /// the number of the request, and when hyper last took a part.
+    unsent: Mutex<Vec<(usize, Instant)>>,
 }
 
 /// What the first bytes of a connection say about its version of HTTP.
@@ -52,7 +55,11 @@ pub(super) enum Preface {
 
 /// A request that is being answered.
 #[derive(Debug)]
-pub(super) struct InFlight(Arc<Peer>);
+pub(super) struct InFlight {
+    peer: Arc<Peer>,
+    /// Different for each request of a connection.
+    number: usize,
+}
 
 impl Peer {
     pub(super) fn new(stream: TcpStream) -> Arc<Self> {
@@ -62,6 +69,7 @@ impl Peer {
             in_flight: AtomicUsize::new(0),
             http2: AtomicBool::new(false),
             lingers: AtomicBool::new(false),
+            unsent: Mutex::default(),
         })
     }
 
@@ -80,12 +88,12 @@ impl Peer {
 
     /// A request begins. While it lasts the idle time does not run.
     pub(super) fn begin(self: &Arc<Self>, version: Version) -> InFlight {
-        self.begun.fetch_add(1, Ordering::Relaxed);
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         if version == Version::HTTP_2 {
             self.http2.store(true, Ordering::Relaxed);
         }
-        InFlight(Arc::clone(self))
+        InFlight { peer: Arc::clone(self), number }
     }
 
     /// Returns once the client has closed its side, with or without unread bytes before the end.
@@ -124,6 +132,10 @@ impl Peer {
         let _ = timeout(LINGER, discard).await;
     }
 
+    fn unsent(&self) -> MutexGuard<'_, Vec<(usize, Instant)>> {
+        self.unsent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn shutdown(&self) -> io::Result<()> {
         match socket2::SockRef::from(&self.stream).shutdown(Shutdown::Write) {
             Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
@@ -132,9 +144,21 @@ impl Peer {
     }
 }
 
+impl InFlight {
+    /// The answer waits to be sent, or some of it left just now.
+    pub(super) fn moved(&self) {
+        let (now, mut unsent) = (Instant::now(), self.peer.unsent());
+        match unsent.iter_mut().find(|(number, _)| *number == self.number) {
+            Some((_, moved)) => *moved = now,
+            None => unsent.push((self.number, now)),
+        }
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.peer.unsent().retain(|(number, _)| *number != self.number);
+        self.peer.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -169,21 +193,20 @@ impl Guarded {
         }
     }
 
-    /// Nothing to read: fails once that has lasted too long.
+    /// Nothing to read: fails once that, or an answer that does not move, has lasted too long.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.peer.in_flight.load(Ordering::Relaxed) > 0 {
-            return Poll::Pending;
+            let oldest = self.peer.unsent().iter().map(|(_, moved)| *moved).min();
+            // The last bytes may leave without this being looked at again. The next ping does it.
+            let Some(oldest) = oldest else { return Poll::Pending };
+            return poll_deadline(&mut self.read_timer, oldest + self.deadlines.write, cx);
         }
         let begun = self.peer.begun.load(Ordering::Relaxed);
         if begun != self.begun {
             (self.in_head, self.begun) = (false, begun);
             self.read_by = Instant::now() + self.deadlines.idle;
         }
-        let timer = self.read_timer.get_or_insert_with(|| Box::pin(sleep_until(self.read_by)));
-        if timer.deadline() != self.read_by {
-            timer.as_mut().reset(self.read_by);
-        }
-        timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        poll_deadline(&mut self.read_timer, self.read_by, cx)
     }
 
     fn poll_write_with(
@@ -205,6 +228,19 @@ impl Guarded {
         let timer = self.write_timer.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + write)));
         timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
+}
+
+/// Fails at `deadline`.
+fn poll_deadline<T>(
+    timer: &mut Option<Pin<Box<Sleep>>>,
+    deadline: Instant,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<T>> {
+    let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+    if timer.deadline() != deadline {
+        timer.as_mut().reset(deadline);
+    }
+    timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
 }
 
 impl AsyncRead for Guarded {

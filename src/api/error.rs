@@ -10,7 +10,7 @@ use crate::waiters::Full;
 use super::router::Unroutable;
 use super::views;
 
-/// Seconds after which a bound on waits is worth another try: every packet and every time-out frees a place.
+/// Seconds after which a bound is worth another try: every packet, time-out and answer sent frees a place.
 const RETRY_BOUND_SECONDS: u16 = 1;
 /// Seconds after which another gateway, or this one restarted, takes requests: the time a shutdown may take.
 const RETRY_SHUTDOWN_SECONDS: u16 = 5;
@@ -114,6 +114,9 @@ pub enum ApiError {
     /// As many connections are open as may be.
     #[error("too many connections; close some, share them, or try again later")]
     TooManyConnections,
+    /// Bodies of as many bytes are on their way as may be.
+    #[error("too many large requests and answers are on their way; try again later, or ask for less at once")]
+    NoRoom,
     /// The gateway is shutting down.
     #[error("the gateway is shutting down; try again, or elsewhere")]
     ShuttingDown,
@@ -153,7 +156,7 @@ impl ApiError {
             Self::CredentialFull | Self::Wait(WaitError::Full(Full::Device)) => StatusCode::TOO_MANY_REQUESTS,
             Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::TooManyConnections | Self::ShuttingDown | Self::Wait(WaitError::Full(Full::Total)) => {
+            Self::TooManyConnections | Self::NoRoom | Self::ShuttingDown | Self::Wait(WaitError::Full(Full::Total)) => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -174,7 +177,7 @@ impl ApiError {
                 let schemes = r#"ApiKey realm="lastroute", Bearer realm="lastroute""#;
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(schemes));
             }
-            Self::TooManyConnections | Self::CredentialFull | Self::Wait(WaitError::Full(_)) => {
+            Self::TooManyConnections | Self::NoRoom | Self::CredentialFull | Self::Wait(WaitError::Full(_)) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_BOUND_SECONDS));
             }
             Self::ShuttingDown => {
@@ -218,6 +221,7 @@ mod tests {
             (ApiError::Wait(WaitError::Full(Full::Device)), 429),
             (ApiError::Wait(WaitError::Full(Full::Total)), 503),
             (ApiError::CredentialFull, 429),
+            (ApiError::NoRoom, 503),
             (ApiError::ShuttingDown, 503),
         ] {
             let view = error.view();

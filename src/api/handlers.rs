@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode, Version};
@@ -20,6 +20,7 @@ use super::connection::Peer;
 use super::error::ApiError;
 use super::format::Format;
 use super::metrics_text::{self, WaitOutcome};
+use super::outgoing::Room;
 use super::router::Endpoint;
 use super::{Api, views};
 
@@ -34,7 +35,7 @@ const MAX_WAIT_MS: u64 = 600_000;
 const DEFAULT_WAIT_MS: u64 = 60_000;
 
 /// What goes out.
-pub(super) type Reply = Response<Full<Bytes>>;
+pub(super) type Reply = Response<Bytes>;
 
 /// What comes of a request.
 pub(super) type Answer = Result<Reply, ApiError>;
@@ -42,6 +43,7 @@ pub(super) type Answer = Result<Reply, ApiError>;
 /// A request that is routed and admitted, with what its answer depends on.
 pub(super) struct Call<'a> {
     pub(super) api: &'a Api,
+    pub(super) room: &'a Room,
     pub(super) caller: Caller<'a>,
     pub(super) peer: &'a Peer,
     pub(super) shutdown: watch::Receiver<bool>,
@@ -75,7 +77,7 @@ impl Call<'_> {
 
     fn metrics(&self) -> Answer {
         let text = self.api.metrics.text().map_err(|_| ApiError::Internal)?;
-        let mut response = Response::new(Full::from(text));
+        let mut response = Response::new(Bytes::from(text));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics_text::CONTENT_TYPE));
         Ok(response)
     }
@@ -150,7 +152,7 @@ impl Call<'_> {
         let (outcome, view) = match &waited {
             Waited::TimedOut { cursor } => {
                 ending.outcome = WaitOutcome::TimedOut;
-                let mut response = Response::new(Full::default());
+                let mut response = Response::new(Bytes::new());
                 *response.status_mut() = StatusCode::NO_CONTENT;
                 add_cursor(response.headers_mut(), *cursor)?;
                 return Ok(response);
@@ -171,6 +173,8 @@ impl Call<'_> {
         if request.body().size_hint().lower() > max as u64 {
             return Err(ApiError::BodyTooLarge { max });
         }
+        let announced = request.body().size_hint().exact().and_then(|len| usize::try_from(len).ok());
+        let _room = self.room.take(announced.unwrap_or(max)).ok_or(ApiError::NoRoom)?;
         let body = Limited::new(request.into_body(), max).collect();
         let body = timeout_at(self.begun + self.api.config.request_timeout, body).await;
         let bytes = match body.map_err(|_| ApiError::BodyTimeout)? {
@@ -237,7 +241,7 @@ pub(super) fn encoded(format: Format, value: &impl Serialize) -> Answer {
         tracing::error!(%error, "an answer cannot be encoded");
         ApiError::Internal
     })?;
-    let mut response = Response::new(Full::from(bytes));
+    let mut response = Response::new(Bytes::from(bytes));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     Ok(response)
 }

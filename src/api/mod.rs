@@ -10,6 +10,7 @@ pub mod error;
 pub mod format;
 mod handlers;
 pub mod metrics_text;
+mod outgoing;
 pub mod router;
 pub mod views;
 
@@ -22,11 +23,10 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{CACHE_CONTROL, CONTENT_LENGTH, HeaderValue, VARY};
 use hyper::service::service_fn;
-use hyper::{Method, Request, StatusCode, Version};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
@@ -46,6 +46,7 @@ use error::ApiError;
 use format::Format;
 use handlers::{Call, Reply, encoded};
 use metrics_text::{IngestSource, Metrics};
+use outgoing::{Outgoing, Room, Taken};
 use router::{Endpoint, Matched, Router, UNMATCHED};
 
 pub use connection::Deadlines;
@@ -64,6 +65,9 @@ pub struct ApiConfig {
     pub max_head: usize,
     /// Bytes of a body; more are answered 413.
     pub max_body: usize,
+    /// Bytes of bodies being read, and of answers above 4 KiB that wait to be sent, at once on one listener; more are
+    /// answered 503.
+    pub max_outstanding: usize,
     /// Devices one request may name.
     pub max_devices_per_request: usize,
     /// Waits at once with one API key; without keys, of everybody together.
@@ -91,6 +95,8 @@ impl Default for ApiConfig {
             max_head: 16 * 1024,
             // Five times the longest list of devices.
             max_body: 1024 * 1024,
+            // 60 of the longest answers.
+            max_outstanding: 256 * 1024 * 1024,
             // An answer of about 4 MB.
             max_devices_per_request: 10_000,
             waits_per_credential: WAITS_PER_CREDENTIAL,
@@ -153,26 +159,33 @@ impl Api {
 /// Then nothing more is accepted, waits end with 503, other requests are finished, and what is still open after `drain` is
 /// cut. Whether everybody may reach `listener` is settled by the configuration, before it is bound.
 pub async fn serve(listener: TcpListener, api: Arc<Api>, shutdown: watch::Receiver<bool>, drain: Duration) {
-    let surface = Surface { router: Router::new(), open: false, api, shutdown };
-    surface.serve(listener, drain).await;
+    Surface::new(Router::new(), false, api, shutdown).serve(listener, drain).await;
 }
 
 /// Serves `GET /metrics` and nothing else, without credentials. Ends like [`serve`].
 pub async fn serve_metrics(listener: TcpListener, api: Arc<Api>, shutdown: watch::Receiver<bool>, drain: Duration) {
-    let surface = Surface { router: Router::metrics_only(), open: true, api, shutdown };
-    surface.serve(listener, drain).await;
+    Surface::new(Router::metrics_only(), true, api, shutdown).serve(listener, drain).await;
 }
+
+/// What hyper gets for a request.
+type Outcome = Result<Response<Outgoing>, Infallible>;
 
 /// What one listener serves.
 struct Surface {
     router: Router,
     /// Whether no credentials are asked for.
     open: bool,
+    /// Of this listener alone, so that strangers at an open one take nothing from the others.
+    room: Room,
     api: Arc<Api>,
     shutdown: watch::Receiver<bool>,
 }
 
 impl Surface {
+    fn new(router: Router, open: bool, api: Arc<Api>, shutdown: watch::Receiver<bool>) -> Self {
+        Self { router, open, room: Room::new(api.config.max_outstanding), api, shutdown }
+    }
+
     async fn serve(self, listener: TcpListener, drain: Duration) {
         let mut shutdown = self.shutdown.clone();
         let surface = Arc::new(self);
@@ -236,8 +249,8 @@ impl Surface {
 
     /// What waits here may wait by the hundred thousand: the request is boxed, so that its room is free again, and no
     /// future holds another one twice.
-    async fn respond(self: Arc<Self>, peer: Arc<Peer>, request: Request<Incoming>) -> Result<Reply, Infallible> {
-        let _in_flight = peer.begin(request.version());
+    async fn respond(self: Arc<Self>, peer: Arc<Peer>, request: Request<Incoming>) -> Outcome {
+        let in_flight = peer.begin(request.version());
         let matched = self.router.resolve(request.method(), request.uri().path());
         let format = Format::accepted(request.headers());
         let (head, http2) = (request.method() == Method::HEAD, request.version() == Version::HTTP_2);
@@ -245,7 +258,7 @@ impl Surface {
         let answer = match self.admit(&matched, &request) {
             Ok((caller, endpoint)) => {
                 let (api, shutdown, begun) = (&*self.api, self.shutdown.clone(), Instant::now());
-                let call = Call { api, caller, peer: &peer, shutdown, format, begun };
+                let call = Call { api, room: &self.room, caller, peer: &peer, shutdown, format, begun };
                 unwound(pin!(call.answer(endpoint, Box::new(request)))).await
             }
             Err(error) => Err(error),
@@ -253,10 +266,17 @@ impl Surface {
         if has_body && answer.is_err() {
             peer.refuse_body();
         }
-        let mut reply = answer.unwrap_or_else(|error| refusal(&error, format, http2));
+        let with_room = answer.and_then(|reply| self.with_room(reply));
+        let (mut reply, room) = with_room.unwrap_or_else(|error| (refusal(&error, format, http2), None));
         self.api.metrics.request(matched.template, reply.status());
         finish(&mut reply, head);
-        Ok(reply)
+        // Over HTTP/1.1 the answers leave in order, and how fast is looked at while they are written.
+        Ok(reply.map(|body| Outgoing::new(body, room, http2.then_some(in_flight))))
+    }
+
+    fn with_room(&self, reply: Reply) -> Result<(Reply, Option<Taken>), ApiError> {
+        let room = self.room.take_for_answer(reply.body().len()).ok_or(ApiError::NoRoom)?;
+        Ok((reply, room))
     }
 
     /// Who asks what, if that is all right so far.
@@ -403,9 +423,9 @@ fn finish(reply: &mut Reply, head: bool) {
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     reply.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
     if head && reply.status() != StatusCode::NO_CONTENT {
-        let len = reply.body().size_hint().lower();
+        let len = reply.body().len();
         reply.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(len));
-        *reply.body_mut() = Full::default();
+        *reply.body_mut() = Bytes::new();
     }
 }
 
@@ -449,7 +469,7 @@ mod tests {
         let config = ApiConfig::default();
         let api = Arc::new(Api::new(table, waiters, Clock::default(), Access::open(), Vec::new(), config));
         let (_, shutdown) = watch::channel(shutting_down);
-        Arc::new(Surface { router: Router::new(), open: false, api, shutdown })
+        Arc::new(Surface::new(Router::new(), false, api, shutdown))
     }
 
     #[tokio::test]

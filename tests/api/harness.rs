@@ -121,6 +121,15 @@ impl Server {
         self.connect_http2_with_socket().await.0
     }
 
+    /// A client that reads no more than `window` bytes of an answer ahead.
+    pub(crate) async fn connect_http2_with_window(&self, window: u32) -> http2::SendRequest<Full<Bytes>> {
+        let io = TokioIo::new(TcpStream::connect(self.address).await.unwrap());
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let (sender, connection) = builder.initial_stream_window_size(window).handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+
     /// Also gives the socket, to break the connection with.
     pub(crate) async fn connect_http2_with_socket(&self) -> (http2::SendRequest<Full<Bytes>>, std::net::TcpStream) {
         let stream = TcpStream::connect(self.address).await.unwrap().into_std().unwrap();

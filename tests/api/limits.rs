@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full};
 use hyper::Request;
+use hyper::body::Bytes;
 use lastroute::id::DeviceId;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
-use tokio::time::timeout;
+use tokio::time::{Instant, advance, timeout};
 
 use crate::harness::{Client, LAST_ROUTE, PATIENCE, Server, Setup, WAIT, answer_http2, request_http2, until};
 
@@ -22,6 +23,23 @@ fn patient() -> Setup {
     (deadlines.first_byte, deadlines.head, deadlines.idle, deadlines.write) = (LONG, LONG, LONG, LONG);
     setup.config.request_timeout = LONG;
     setup
+}
+
+/// Has something to tell of as many devices; gives the body that asks for all of them.
+fn everything(server: &Server, devices: u64) -> Vec<u8> {
+    let ids: Vec<_> = (1..=devices).map(DeviceId).collect();
+    for id in &ids {
+        server.report(*id, 1);
+    }
+    serde_json::to_vec(&json!({"deviceIds": ids})).unwrap()
+}
+
+fn bulk(body: Vec<u8>) -> Request<Full<Bytes>> {
+    Request::post("http://gateway/device/lastRoute").body(Full::from(body)).unwrap()
+}
+
+fn head(path: &str) -> Request<Full<Bytes>> {
+    Request::head(format!("http://gateway{path}")).body(Full::default()).unwrap()
 }
 
 #[tokio::test]
@@ -91,6 +109,10 @@ async fn an_idle_connection_is_closed_in_either_version_and_a_waiting_one_is_not
     assert!(client.is_closed().await);
     let mut http2 = server.connect_http2().await;
     assert_eq!(request_http2(&mut http2, "GET", &wait).await.status, 204);
+    until(|| http2.is_closed()).await;
+    // An answer with a body is on its way for longer.
+    let mut http2 = server.connect_http2().await;
+    assert_eq!(request_http2(&mut http2, "GET", "/health").await.status, 200);
     until(|| http2.is_closed()).await;
 }
 
@@ -195,20 +217,76 @@ async fn a_client_that_does_not_read_is_cut() {
     let mut setup = patient();
     setup.config.deadlines.write = SHORT;
     let server = Server::start(setup).await;
-    let ids: Vec<_> = (1..=10_000).map(DeviceId).collect();
-    for id in &ids {
-        server.report(*id, 1);
-    }
+    let body = everything(&server, 10_000);
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut client = Client(socket.connect(server.address).await.unwrap());
-    let body = serde_json::to_vec(&json!({"deviceIds": ids})).unwrap();
     let head = format!("POST /device/lastRoute HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
     // Answers of 1.6 MB each: the server stops reading when the buffers are full, so that writing here ends only with the
     // connection.
     let request = [head.as_bytes(), &body].concat();
     let cut = async { while client.0.write_all(&request).await.is_ok() {} };
     timeout(PATIENCE, cut).await.expect("the connection is cut");
+}
+
+#[tokio::test]
+async fn an_http2_client_that_takes_nothing_of_one_answer_is_cut_whatever_else_it_does() {
+    let mut setup = patient();
+    setup.config.deadlines.write = SHORT;
+    let server = Server::start(setup).await;
+    let mut client = server.connect_http2_with_window(0).await;
+    let unread = client.send_request(bulk(everything(&server, 10_000))).await.unwrap();
+    assert_eq!(unread.status(), 200);
+    let cut = async {
+        // Answers without a body are not held up.
+        while client.send_request(head("/health")).await.is_ok() {}
+    };
+    timeout(PATIENCE, cut).await.expect("the connection is cut");
+    assert!(unread.into_body().collect().await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_client_that_reads_slowly_is_not_cut() {
+    // While it runs, time moves only as told.
+    let (_hold, held) = std::sync::mpsc::channel::<()>();
+    tokio::task::spawn_blocking(move || held.recv());
+    let mut setup = patient();
+    setup.config.deadlines.idle = Duration::from_secs(1);
+    setup.config.deadlines.write = Duration::from_secs(12);
+    let server = Server::start(setup).await;
+    let mut client = server.connect_http2_with_window(16 * 1024).await;
+    let answer = client.send_request(bulk(everything(&server, 2_000))).await.unwrap();
+    let len: usize = answer.headers()["content-length"].to_str().unwrap().parse().unwrap();
+    let (mut body, mut read, begun) = (answer.into_body(), 0, Instant::now());
+    while let Some(frame) = body.frame().await {
+        read += frame.unwrap().into_data().unwrap().len();
+        advance(Duration::from_secs(5)).await;
+    }
+    assert_eq!(read, len);
+    assert!(begun.elapsed() > Duration::from_secs(60), "five times as long as it may stand still");
+}
+
+#[tokio::test]
+async fn large_answers_nobody_reads_take_a_bounded_room_and_small_ones_need_none() {
+    let mut setup = patient();
+    setup.config.max_outstanding = 2_000_000;
+    let server = Server::start(setup).await;
+    let body = everything(&server, 10_000);
+    let mut http2 = server.connect_http2_with_window(0).await;
+    let unread = http2.send_request(bulk(body.clone())).await.unwrap();
+    assert_eq!(unread.status(), 200);
+    let refused = server.post("/device/lastRoute", "", &body).await;
+    refused.is_error(503, "on their way");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(server.post("/device/lastRoute", "", br#"{"deviceIds": []}"#).await.status, 200);
+    assert_eq!(server.get("/device/deviceId/0000000000000001/lastRoute", "").await.status, 200);
+    drop(unread);
+    let free = async { while server.post("/device/lastRoute", "", &body).await.status != 200 {} };
+    timeout(PATIENCE, free).await.expect("what is thrown away makes room");
+    // One that is read makes room as well, in either version.
+    for _ in 0..3 {
+        assert_eq!(server.post("/device/lastRoute", "", &body).await.status, 200);
+    }
 }
 
 #[tokio::test]
