@@ -89,7 +89,9 @@ impl Default for ApiConfig {
             },
             // A full body at 35 kB/s.
             request_timeout: Duration::from_secs(30),
-            // At worst MAX_HEAD_READ unread bytes each, 320 MiB. Over HTTP/2 they carry 2.5 million waits.
+            // Large bodies apart, which have `max_outstanding`, each holds over HTTP/1.1 at worst an unread head and a small
+            // answer: 360 MiB in all. Over HTTP/2 it is 250 streams of 3 KB, each with an unread answer of up to 4 KB, and
+            // a window of unread bodies: 2 MB, or 20 GB if every client is out for it. They carry 2.5 million waits.
             max_connections: 10_000,
             // What proxies in front allow by default.
             max_head: 16 * 1024,
