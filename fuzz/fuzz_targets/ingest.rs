@@ -1,106 +1,183 @@
-//! The whole ingest step, on any bytes and on any authentic packet: no panic, exactly one disposition, an answer only to
-//! whoever authenticated and asked, and nothing kept of anybody else.
+//! The whole ingest step, on any bytes and on any authentic packets: what a stranger sends changes nothing and is not
+//! answered, what counts counts once and is on record, and a relay's word touches no direct route.
 //!
-//! An input is a list of datagrams. Each begins with a byte that says how it is made: as it stands, or sealed by a key
-//! that the gateway knows, so that the fuzzer gets past authentication.
+//! An input is a byte of settings and a list of [`Draft`]s.
 #![no_main]
 
-use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
+#[path = "ingest/draft.rs"]
+mod draft;
 
-use lastroute::auth::keys::{DayKey, DeviceKey, Interface, KeyPair, KeyRing, RootKey};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use draft::{DEVICE_KEY, DEVICES, Draft, NETWORK, open, root};
+use lastroute::auth::keys::{DeviceKey, KeyPair, KeyRing};
 use lastroute::auth::nonce::OwnNonces;
-use lastroute::auth::seal_with;
 use lastroute::clock::Timestamp;
-use lastroute::id::{DeviceId, KeyId};
+use lastroute::id::DeviceId;
 use lastroute::ingest::pipeline::{Core, Datagram, Pipeline, RefusalLog};
 use lastroute::metrics::Disposition;
-use lastroute::table::{RoutePolicy, RouteTable, TableConfig};
+use lastroute::table::route::Snapshot;
+use lastroute::table::{RoutePolicy, RouteTable, TableConfig, Unregistered};
 use lastroute::waiters::{Waiters, WaitersConfig};
-use lastroute::wire::frame::{Flags, Header, Layout, PacketType};
+use lastroute::wire::container::entries;
+use lastroute::wire::frame::{Flags, Header, Level, PacketType};
 use libfuzzer_sys::fuzz_target;
 
-const NOW: Timestamp = Timestamp::from_gps(17_123 * 86_400 + 43_200);
-const NETWORK: KeyId = KeyId::from_le_bytes([1, 0, 0]);
-const DEVICE_KEY: KeyId = KeyId::from_le_bytes([2, 0, 0]);
+const START: Timestamp = Timestamp::from_gps(17_123 * 86_400 + 43_200);
+/// Deriving its public half for each input would be most of the work.
+static PAIR: LazyLock<KeyPair> = LazyLock::new(|| KeyPair::from_private([9; 32]));
 
-/// Bytes of a chunk in front of the payload: how it is made, type, flags, device, age, sequence, entropy, length.
-const FRONT: usize = 12;
-
-fn root() -> RootKey {
-    RootKey::new([7; 32])
+struct Gateway {
+    core: Arc<Core>,
+    pipeline: Pipeline,
+    /// Until when a boot may have a session that is not proved.
+    pending_until: [Timestamp; DEVICES],
 }
 
-/// Deriving it for each packet would be most of the work.
-fn day_key() -> &'static DayKey {
-    static KEY: OnceLock<DayKey> = OnceLock::new();
-    KEY.get_or_init(|| root().day_key(Interface::Udp, NOW.gps() / 86_400))
-}
+/// What the table says of each device, and how many devices and side records it has.
+type State = ([Option<Snapshot>; DEVICES], (usize, usize), usize);
 
-fn core() -> Core {
-    let keys = KeyRing::default();
-    keys.set_network(NETWORK, root());
-    for device in 0..4 {
-        keys.set_device(DeviceId(device), DeviceKey { key_id: Some(DEVICE_KEY), root: root() }, None);
+impl Gateway {
+    fn new(settings: u8) -> Self {
+        let keys = KeyRing::default();
+        keys.set_network(NETWORK, root(Level::Network, DeviceId(0)));
+        for id in 0..3 {
+            let key_id = (id < 2).then_some(DEVICE_KEY);
+            keys.set_device(DeviceId(id), DeviceKey { key_id, root: root(Level::Device, DeviceId(id)) }, None);
+        }
+        let unregistered = if settings & 1 == 0 { Unregistered::Allow } else { Unregistered::Deny };
+        let bounds = TableConfig { unregistered_limit: 3, side_limit: 2, shards: 2, ..TableConfig::default() };
+        let table = RouteTable::new(&TableConfig { unregistered, ..bounds });
+        table.register(DeviceId(0), START);
+        table.register(DeviceId(4), START);
+        let core = Arc::new(Core {
+            keys: Arc::new(keys),
+            table: Arc::new(table),
+            waiters: Arc::new(Waiters::new(&WaitersConfig::default())),
+            nonces: OwnNonces::new(&PAIR, START),
+            policy: if settings & 2 == 0 { RoutePolicy::Newest } else { RoutePolicy::Strict },
+            refusals: RefusalLog::default(),
+        });
+        Self { pipeline: Pipeline::new(Arc::clone(&core)), core, pending_until: Default::default() }
     }
-    let config = TableConfig { unregistered_limit: 3, side_limit: 2, shards: 2, ..TableConfig::default() };
-    Core {
-        keys: Arc::new(keys),
-        table: Arc::new(RouteTable::new(&config)),
-        waiters: Arc::new(Waiters::new(&WaitersConfig::default())),
-        nonces: OwnNonces::new(&KeyPair::from_private([3; 32]), NOW),
-        policy: RoutePolicy::Newest,
-        refusals: RefusalLog::default(),
-    }
-}
 
-/// Takes one datagram off the front of `data`: its bytes, and whether they are authentic.
-fn next_datagram(data: &mut &[u8]) -> Option<(Vec<u8>, bool)> {
-    let (front, rest) = data.split_first_chunk::<FRONT>()?;
-    let [how, packet_type, flags, device, age_low, age_high, seq_low, seq_high, entropy, _, len_low, len_high] = *front;
-    let len = usize::from(u16::from_le_bytes([len_low, len_high])).min(rest.len());
-    let (payload, rest) = rest.split_at(len);
-    *data = rest;
-    if how % 4 == 0 {
-        return Some((payload.to_vec(), false));
+    fn state(&self) -> State {
+        let table = &self.core.table;
+        (std::array::from_fn(|id| table.snapshot(DeviceId(id as u64))), table.devices(), table.sides())
     }
-    let flags = u16::from(flags) << 8 | u16::from(how >> 6);
-    let key_id = if Flags(flags).contains(Flags::DEVICE_KEY) { DEVICE_KEY } else { NETWORK };
-    let header = Header {
-        packet_type: PacketType(packet_type),
-        flags: Flags(flags),
-        key_id,
-        device_id: DeviceId(u64::from(device % 8)),
-        // Within the day, so that one key fits: from half a day behind to half a day ahead.
-        gps_time: NOW.gps() - 43_200 + u32::from(u16::from_le_bytes([age_low, age_high])),
-        sequence: u16::from_le_bytes([seq_low, seq_high]),
-        entropy: u16::from(entropy),
-    };
-    let mut bytes = Vec::new();
-    let payload = &payload[..payload.len().min(2010)];
-    seal_with(day_key(), &header, Layout::Unversioned, payload, &mut bytes);
-    Some((bytes, header.device_id.0 < 4 || key_id == NETWORK))
+
+    fn feed(&mut self, bytes: &[u8], truncated: bool, source: SocketAddr, at: Timestamp) -> (Disposition, Vec<u8>) {
+        let (mut bytes, mut reply) = (bytes.to_vec(), Vec::new());
+        self.pipeline.expect(std::iter::once(&bytes[..]));
+        let disposition = self.pipeline.take(Datagram { bytes: &mut bytes, truncated, source, at }, &mut reply);
+        (disposition, reply)
+    }
+
+    /// Takes in a datagram and compares what became of it with what the rules promise whoever sent it.
+    fn take(&mut self, bytes: &[u8], truncated: bool, source: SocketAddr, at: Timestamp) {
+        use Disposition::{Accepted, DayLimited, Duplicate, NotRegistered, Reflected, TooOld};
+        let (before, tally) = (self.state(), self.pipeline.tally.clone());
+        let (disposition, reply) = self.feed(bytes, truncated, source, at);
+        let after = self.state();
+        assert!(after.1.1 <= 3 && after.2 <= 2, "bounds hold");
+        let mut expected = tally.datagrams;
+        expected[disposition as usize] += 1;
+        assert_eq!(self.pipeline.tally.datagrams, expected);
+        let entries_taken = self.pipeline.tally.entries.iter().sum::<u64>() - tally.entries.iter().sum::<u64>();
+        if disposition != Accepted {
+            assert_eq!((&after, reply.len(), entries_taken), (&before, 0, 0), "{disposition:?}");
+        }
+        let opened = open(bytes).filter(|_| !truncated);
+        if !matches!(disposition, Accepted | Duplicate | NotRegistered | Reflected | TooOld) {
+            // Device 2 is known by the first key id it uses, and by no other from then on.
+            let refusable = |header: Header| header.device_id == DeviceId(2) || disposition == DayLimited;
+            assert!(opened.is_none_or(|(header, _)| refusable(header)), "{disposition:?}");
+            return;
+        }
+        let (header, payload) = opened.expect("authentic");
+        if disposition != Accepted {
+            return;
+        }
+        assert!(!header.packet_type.is_downlink_only());
+        self.check_reply(&header, &reply, source, at);
+        for id in (0..DEVICES).filter(|id| *id != header.device_id.0 as usize) {
+            let [was, is] = [&before, &after].map(|state| state.0[id].and_then(|device| device.direct));
+            assert!(is == was || is.is_none(), "others move no direct route");
+        }
+        if header.packet_type == PacketType::RECEIVED_EPACKET {
+            assert_eq!(entries_taken, entries(&payload).filter(Result::is_ok).count() as u64);
+            return;
+        }
+        assert_eq!(entries_taken, 0);
+        let [was, is] = [&before, &after].map(|state| state.0[header.device_id.0 as usize]);
+        let is = is.expect("what counts is on record");
+        let last = is.last_packet.expect("what counts is the last packet");
+        let canonical = SocketAddr::new(source.ip().to_canonical(), source.port());
+        assert_eq!(is.cursor.n, was.map_or(0, |was| was.cursor.n) + 1);
+        assert_eq!((last.packet_type, last.level), (header.packet_type, header.level()));
+        assert_eq!((last.gps_time, last.sequence), (header.gps_time, header.sequence));
+        assert_eq!((last.source, last.received_at), (canonical, at));
+        let [from, to] = [was, Some(is)].map(|state| state?.direct.map(|route| route.address));
+        if from != to {
+            let device_level = header.level() == Level::Device || !self.core.keys.has_device(header.device_id);
+            let may_move = last.proved && (device_level || self.core.policy == RoutePolicy::Newest);
+            assert!(to == Some(canonical) && (from.is_none() || may_move));
+        }
+        if header.packet_type == PacketType::KEY_IDS && header.sequence == 0 {
+            self.pending_until[header.device_id.0 as usize] = at.after(Duration::from_secs(420));
+        }
+        self.check_copy(bytes, &header, at, after);
+    }
+
+    /// Rule R4: a copy counts nowhere. Only what may follow a boot can count once more, and moves nothing (R4.6).
+    fn check_copy(&mut self, bytes: &[u8], header: &Header, at: Timestamp, mut before: State) {
+        let (id, elsewhere) = (header.device_id.0 as usize, SocketAddr::from(([203, 0, 113, 1], 1)));
+        let mut again = self.feed(bytes, false, elsewhere, at).0;
+        if again == Disposition::Accepted && at < self.pending_until[id] {
+            let direct = before.0[id].and_then(|device| device.direct);
+            before = self.state();
+            assert_eq!(before.0[id].and_then(|device| device.direct), direct);
+            again = self.feed(bytes, false, elsewhere, at).0;
+        }
+        assert_eq!((again, self.state()), (Disposition::Duplicate, before));
+    }
+
+    /// Rule R7: at the level and by the key of the packet that asks; and rule R2 for what comes back.
+    fn check_reply(&mut self, asking: &Header, reply: &[u8], source: SocketAddr, at: Timestamp) {
+        assert_eq!(reply.is_empty(), !asking.flags.contains(Flags::ACK_REQUEST));
+        if reply.is_empty() {
+            return;
+        }
+        let (header, payload) = open(reply).expect("its key is the gateway's");
+        assert_eq!((header.packet_type, header.level()), (PacketType::ACK, asking.level()));
+        assert_eq!((header.key_id, header.device_id), (asking.key_id, asking.device_id));
+        assert_eq!((header.gps_time, payload), (at.gps(), asking.sequence.to_le_bytes().to_vec()));
+        assert_eq!(self.feed(reply, false, source, at), (Disposition::Reflected, Vec::new()));
+    }
 }
 
 fuzz_target!(|data: &[u8]| {
-    let core = Arc::new(core());
-    let mut pipeline = Pipeline::new(Arc::clone(&core));
-    let (mut data, mut taken, mut reply) = (data, 0, Vec::new());
-    while let Some((mut bytes, authentic)) = next_datagram(&mut data) {
-        taken += 1;
-        reply.clear();
-        let source = SocketAddr::from(([192, 0, 2, bytes.len() as u8 % 3], 6200));
-        let asks = bytes.get(2).is_some_and(|flags| flags & 0x40 != 0);
-        let before = core.table.devices();
-        let datagram = Datagram { bytes: &mut bytes, truncated: false, source, at: NOW };
-        let disposition = pipeline.take(datagram, &mut reply);
-        assert_eq!(pipeline.tally.datagrams.iter().sum::<u64>(), taken);
-        assert!(!reply.is_empty() == (disposition == Disposition::Accepted && asks), "{disposition:?}");
-        assert!(reply.is_empty() || reply.len() == 40);
-        if !authentic {
-            assert_ne!(disposition, Disposition::Accepted);
-            assert_eq!(core.table.devices(), before);
-        }
+    let Some((settings, mut input)) = data.split_first() else { return };
+    let mut gateway = Gateway::new(*settings);
+    let (mut at, mut earlier) = (START, Vec::new());
+    while let Some(draft) = Draft::next(&mut input, at.gps()) {
+        let [source, wait] = draft.around;
+        let truncated = source & 0x80 != 0;
+        let ip = match source % 4 {
+            3 => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+            2 => IpAddr::from([0, 0, 0, 0, 0, 0xffff, 0xc000, 0x0201]),
+            last => IpAddr::from([192, 0, 2, last + 1]),
+        };
+        let bytes = draft.datagram(&gateway.core, at.gps(), &earlier);
+        gateway.take(&bytes, truncated, SocketAddr::new(ip, 6200), at);
+        earlier.push(bytes);
+        at = match wait {
+            // The wall clock is set back now and then.
+            255 => Timestamp(at.0 - 600_000),
+            128.. => at.after(Duration::from_secs(u64::from(wait - 127) * 60)),
+            _ => at.after(Duration::from_secs(u64::from(wait))),
+        };
     }
-    assert!(core.table.devices().1 <= 3 && core.table.sides() <= 2);
 });
