@@ -32,8 +32,6 @@ static PAIR: LazyLock<KeyPair> = LazyLock::new(|| KeyPair::from_private([9; 32])
 struct Gateway {
     core: Arc<Core>,
     pipeline: Pipeline,
-    /// Until when a boot may have a session that is not proved.
-    pending_until: [Timestamp; DEVICES],
 }
 
 /// What the table says of each device, and how many devices and side records it has.
@@ -60,7 +58,7 @@ impl Gateway {
             policy: if settings & 2 == 0 { RoutePolicy::Newest } else { RoutePolicy::Strict },
             refusals: RefusalLog::default(),
         });
-        Self { pipeline: Pipeline::new(Arc::clone(&core)), core, pending_until: Default::default() }
+        Self { pipeline: Pipeline::new(Arc::clone(&core)), core }
     }
 
     fn state(&self) -> State {
@@ -125,22 +123,13 @@ impl Gateway {
             let may_move = last.proved && (device_level || self.core.policy == RoutePolicy::Newest);
             assert!(to == Some(canonical) && (from.is_none() || may_move));
         }
-        if header.packet_type == PacketType::KEY_IDS && header.sequence == 0 {
-            self.pending_until[header.device_id.0 as usize] = at.after(Duration::from_secs(420));
-        }
-        self.check_copy(bytes, &header, at, after);
+        self.check_copy(bytes, at, after);
     }
 
-    /// Rule R4: a copy counts nowhere. Only what may follow a boot can count once more, and moves nothing (R4.6).
-    fn check_copy(&mut self, bytes: &[u8], header: &Header, at: Timestamp, mut before: State) {
-        let (id, elsewhere) = (header.device_id.0 as usize, SocketAddr::from(([203, 0, 113, 1], 1)));
-        let mut again = self.feed(bytes, false, elsewhere, at).0;
-        if again == Disposition::Accepted && at < self.pending_until[id] {
-            let direct = before.0[id].and_then(|device| device.direct);
-            before = self.state();
-            assert_eq!(before.0[id].and_then(|device| device.direct), direct);
-            again = self.feed(bytes, false, elsewhere, at).0;
-        }
+    /// Rule R4: a copy counts nowhere.
+    fn check_copy(&mut self, bytes: &[u8], at: Timestamp, before: State) {
+        let elsewhere = SocketAddr::from(([203, 0, 113, 1], 1));
+        let again = self.feed(bytes, false, elsewhere, at).0;
         assert_eq!((again, self.state()), (Disposition::Duplicate, before));
     }
 

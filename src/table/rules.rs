@@ -414,6 +414,22 @@ mod tests {
     }
 
     #[test]
+    fn r4_a_copy_counts_nowhere_while_a_session_is_pending() {
+        let mut state = State::default();
+        for sequence in [1, 4] {
+            state.packet(NOW, NOW, sequence);
+        }
+        assert_eq!(state.boot(NOW, NOW, 900), Step::Late);
+        assert_eq!((state.packet(NOW, NOW, 5), state.packet(NOW, NOW, 5)), (Step::SameSession, Step::ExactCopy));
+        assert_eq!((state.packet(NOW, NOW, 2), state.packet(NOW, NOW, 2)), (Step::Late, Step::ExactCopy));
+        // However many follow, the boot itself stays known.
+        for sequence in 6..40 {
+            state.packet(NOW, NOW, sequence);
+        }
+        assert_eq!(state.boot(NOW, NOW, 900), Step::ExactCopy);
+    }
+
+    #[test]
     fn r4_a_boot_is_exempt_from_too_old_once_however_it_counted() {
         let mut state = State::default();
         assert_eq!(state.boot(NOW, NOW, 1), Step::NewSession);

@@ -1,4 +1,5 @@
-//! The side record of a device: exact memory of packets that are authentic and not proved, and of boots (rule R4).
+//! The side record of a device: exact memory of packets that are authentic and not proved, of boots, and of what counts
+//! while a boot is not proved yet (rule R4).
 //!
 //! Made on demand and bounded in number, least recently used first: forgetting one lets a recording of an unproven packet
 //! count once more, as unproven again, and moves nothing.
@@ -42,6 +43,8 @@ struct SideSlot {
     old_high: Option<(u32, u16)>,
     future_high: Option<(u32, u16)>,
     pending: Option<Pending>,
+    /// The last boot, for as long as no other one follows: however many packets come, a copy of it opens nothing.
+    boot: Option<Seen>,
 }
 
 /// A boot that no proved packet has followed yet.
@@ -55,7 +58,8 @@ struct Pending {
 impl Side {
     /// Whether this very packet is remembered.
     pub fn holds(&self, arrival: &Arrival) -> bool {
-        self.recent.iter().flatten().any(|seen| {
+        let boots = self.slots.iter().filter_map(|slot| slot.boot.as_ref());
+        self.recent.iter().flatten().chain(boots).any(|seen| {
             (seen.gps_time, seen.sequence, seen.slot) == (arrival.gps_time, arrival.sequence, arrival.slot)
                 && seen.entropy.zip(arrival.entropy).is_none_or(|(seen, new)| seen == new)
         })
@@ -86,13 +90,19 @@ impl Side {
         if step == Step::NewSession {
             self.close_pending(arrival.slot);
         }
-        if !step.remembered(arrival.boot) {
+        // While a session is pending the window does not tell copies from new packets (step 4).
+        let beside_window = step.counts() && self.is_pending(arrival);
+        if !step.remembered(arrival.boot) && !beside_window {
             return;
         }
         let Arrival { gps_time, sequence, entropy, slot, .. } = *arrival;
-        self.recent[self.next] = Some(Seen { gps_time, sequence, entropy, slot });
+        let seen = Some(Seen { gps_time, sequence, entropy, slot });
+        self.recent[self.next] = seen;
         self.next = (self.next + 1) % REMEMBERED;
         let slot = &mut self.slots[slot as usize];
+        if arrival.boot {
+            slot.boot = seen;
+        }
         match arrival.class {
             TimeClass::Old => slot.old_high = slot.old_high.max(Some((gps_time, sequence))),
             TimeClass::Future => slot.future_high = slot.future_high.max(Some((gps_time, sequence))),

@@ -37,6 +37,8 @@ struct Counted {
     change: RouteChange,
     /// Position in its session, without wrap.
     position: i64,
+    /// It counted while a session was pending that it fits.
+    beside_window: bool,
 }
 
 /// What the table should have said.
@@ -128,7 +130,8 @@ impl History {
             Step::SameSession | Step::Late => self.high(sent).map_or(0, |high| high.position + distance(high, sent)),
             _ => 0,
         };
-        self.counted.push(Counted { sent: *sent, at, class, step, change, position });
+        let beside_window = step != Step::NewSession && self.is_pending(sent, at);
+        self.counted.push(Counted { sent: *sent, at, class, step, change, position, beside_window });
         Expected::Counted(step, change)
     }
 
@@ -212,13 +215,17 @@ impl History {
         proved.filter(counts).map(|one| one.sent.gps_time).max().unwrap_or(0)
     }
 
-    /// What the rules remember exactly: unproven packets and boots.
+    /// Unproven packets and boots.
     fn unproven(&self) -> impl DoubleEndedIterator<Item = &Counted> {
         self.counted.iter().filter(|one| matches!(one.step, Step::Unproven | Step::Pending) || one.sent.is_boot())
     }
 
+    /// The last 16 that the rules remember exactly, and the last boot of each slot.
     fn is_remembered(&self, sent: &Sent) -> bool {
-        self.unproven().rev().take(16).any(|one| {
+        let unproven = |one: &&Counted| matches!(one.step, Step::Unproven | Step::Pending);
+        let exactly = self.counted.iter().filter(|one| unproven(one) || one.sent.is_boot() || one.beside_window);
+        let boots = [true, false].into_iter().filter_map(|slot| self.slot(slot).rfind(|one| one.sent.is_boot()));
+        exactly.rev().take(16).chain(boots).any(|one| {
             let seen = &one.sent;
             (seen.gps_time, seen.sequence, seen.is_direct()) == (sent.gps_time, sent.sequence, sent.is_direct())
                 && (seen.is_on_word() || sent.is_on_word() || seen.entropy == sent.entropy)
