@@ -26,8 +26,8 @@ use crate::waiters::Waiters;
 /// an operator waits.
 const DRAIN: Duration = Duration::from_secs(4);
 
-/// Bytes asked of the kernel for the receive buffer of a socket: at 100 bytes a datagram about 100 000 of them, a second
-/// of a fleet of millions. Kernels give less to ordinary users, and say so at the start.
+/// Bytes asked of the kernel for the receive buffer of a socket: 50 000 small datagrams and more, by how the driver charges
+/// them, so a tenth of a second at the limit of a core. Kernels give less to ordinary users, which the log says.
 const RECEIVE_BUFFER: usize = 64 << 20;
 
 /// Networks named in the log at the start; of more, only how many.
@@ -70,7 +70,7 @@ pub enum StartError {
 }
 
 impl App {
-    /// Binds every address, then starts. Fails before anything runs.
+    /// Binds every address before anything starts. If a thread cannot be started, those that run are told to stop.
     pub fn start(config: Config) -> Result<Self, StartError> {
         let receive_buffer = config.udp_receive_buffer.unwrap_or(RECEIVE_BUFFER);
         let sockets = config

@@ -28,11 +28,11 @@ pub enum Disposition {
     BadTag,
     /// Authentic, of a device that is not registered, while only registered ones are served.
     NotRegistered,
-    /// Key day neither near today nor of a device without time, and over the limit for such frames.
+    /// Key day neither near today nor of a device without time, not in use, and over the limit for such frames.
     DayLimited,
     /// Container entry only: an inner frame of another version.
     BadVersion,
-    /// Container entry only: heard on an interface this gateway does not know.
+    /// Container entry only: heard on an interface other than Bluetooth.
     UnknownInterface,
 }
 

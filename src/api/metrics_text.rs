@@ -203,7 +203,7 @@ impl Scrape {
         let version = [(env!("CARGO_PKG_VERSION"), 1)];
         samples.gauges("build_info", "Always 1; the label says which version runs.", "version", version)?;
         let started = self.started.0 as f64 / 1000.0;
-        samples.gauge("start_time_seconds", "Unix time at which the process started.", started)
+        samples.gauge("start_time_seconds", "Unix time at which the gateway started.", started)
     }
 }
 

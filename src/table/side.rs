@@ -1,7 +1,7 @@
 //! The side record of a device: exact memory of packets that are authentic and not proved, of boots, and of what counts
 //! while a boot is not proved yet (rule R4).
 //!
-//! Made on demand and bounded in number, least recently used first: forgetting one lets a recording of an unproven packet
+//! Made on demand and bounded in number, least recently used first: forgetting one lets a recording of such a packet
 //! count once more, as unproven again, and moves nothing.
 
 use std::num::NonZeroUsize;
@@ -14,7 +14,7 @@ use crate::id::DeviceId;
 
 use super::rules::{Arrival, FRESH_BEHIND, Slot, Step, TimeClass};
 
-/// Unproven packets remembered exactly for each device: what may be in flight at once around a reboot.
+/// Packets remembered exactly for each device: what may be in flight at once around a reboot.
 const REMEMBERED: usize = 16;
 /// How long a boot may stay without a proved packet, in seconds: the widest gap between two clocks that both pass for
 /// fresh, 120 + 300.
@@ -22,7 +22,7 @@ const PENDING_SECONDS: u64 = 420;
 /// Sequences after the boot that belong to a pending session.
 const PENDING_SEQUENCES: u16 = 1024;
 
-/// Exact memory of one device's unproven packets.
+/// Exact memory of those packets of one device that its windows do not tell from copies.
 #[derive(Clone, Debug, Default)]
 pub struct Side {
     recent: [Option<Seen>; REMEMBERED],
@@ -119,7 +119,8 @@ impl Side {
         self.slots[slot as usize].pending = None;
     }
 
-    /// Whether a fresh packet arriving from `now` on could meet anything here. Packets of other classes always look.
+    /// Whether a fresh packet arriving from `now` on could meet anything here. Packets of other classes and boots
+    /// always look.
     pub fn concerns_fresh(&self, now: Timestamp) -> bool {
         let fresh_from = now.gps().saturating_sub(FRESH_BEHIND);
         self.recent.iter().flatten().any(|seen| seen.gps_time >= fresh_from)
