@@ -2,7 +2,8 @@
 //! while a boot is not proved yet (rule R4).
 //!
 //! Made on demand and bounded in number, least recently used first: forgetting one lets a recording of such a packet
-//! count once more, as unproven again, and moves nothing.
+//! count once more, as unproven again, so that it moves nothing. The exception is a packet from ahead of the gateway's
+//! clock: once its time has come, a recording of it that nothing remembers looks like the start of a session.
 
 use std::num::NonZeroUsize;
 use std::sync::{Mutex, MutexGuard, PoisonError};
