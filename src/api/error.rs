@@ -55,7 +55,7 @@ pub enum ApiError {
     #[error("the body of the request did not arrive in time; send it at once")]
     BodyTimeout,
     /// The connection broke within the body.
-    #[error("the body of the request ended early; send as many bytes as announced")]
+    #[error("the body of the request ended early or in a malformed chunk; send as many bytes as announced")]
     BodyBroken,
     /// The body is in no form known.
     #[error("Content-Type must be application/json or application/msgpack")]

@@ -211,6 +211,9 @@ impl Surface {
         }
         drop(acceptor);
         if timeout(drain, graceful.shutdown()).await.is_err() {
+            while let Some(ended) = connections.try_join_next() {
+                log_panic(ended);
+            }
             tracing::warn!(connections = connections.len(), "connections cut at the end of the drain time");
         }
     }
