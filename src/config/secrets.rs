@@ -83,15 +83,8 @@ fn key_text(text: &[u8]) -> Result<Secret, String> {
                 _ => return Err("44 bytes that are not base64 of 32".to_owned()),
             }
         }
-        64 => {
-            for (byte, pair) in key.iter_mut().zip(text.chunks_exact(2)) {
-                let digit = |at: usize| char::from(pair[at]).to_digit(16);
-                let (Some(high), Some(low)) = (digit(0), digit(1)) else {
-                    return Err("64 bytes that are not all hex digits".to_owned());
-                };
-                *byte = (high << 4 | low) as u8;
-            }
-        }
+        64 => hex::decode_to_slice(text, key.as_mut_slice())
+            .map_err(|_| "64 bytes that are not all hex digits".to_owned())?,
         length if length > LONGEST_KEY_FILE => return Err(format!("more than {LONGEST_KEY_FILE} bytes")),
         length => return Err(format!("{length} bytes")),
     }

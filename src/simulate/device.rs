@@ -5,8 +5,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use fastrand::Rng;
+
 use super::identity::Identity;
-use super::random::Random;
 use super::telemetry;
 use crate::auth::keys::{DayKey, Interface, RootKey};
 use crate::auth::{open_with, seal_with};
@@ -119,7 +120,7 @@ pub struct Reaction {
 pub struct Device {
     identity: Identity,
     settings: Settings,
-    random: Random,
+    random: Rng,
     /// The key of the day last used, by level.
     day_keys: [Option<(u32, DayKey)>; 2],
     /// What its clock said, and at which uptime.
@@ -141,7 +142,7 @@ pub struct Device {
 impl Device {
     /// A device that boots now, at uptime 0. Two boots need different `random`s, as they need them in the real world:
     /// without time they repeat everything else of their nonces.
-    pub fn new(identity: Identity, settings: Settings, random: Random) -> Self {
+    pub fn new(identity: Identity, settings: Settings, random: Rng) -> Self {
         let start = settings.clock_at_boot.unwrap_or(Timestamp::from_gps(NO_TIME_START));
         Self {
             has_time: settings.clock_at_boot.is_some(),
@@ -190,7 +191,7 @@ impl Device {
             return Wake::Reopen;
         }
         let payload = self.readings(now);
-        let asks = self.random.chance(self.settings.ack_share);
+        let asks = self.random.f64() < self.settings.ack_share;
         Wake::Send(self.seal(now, PacketType::TDF, self.settings.telemetry, &payload, asks))
     }
 
@@ -282,7 +283,7 @@ impl Device {
     }
 
     fn interval(&mut self) -> Duration {
-        let swing = self.settings.jitter * (2.0 * self.random.fraction() - 1.0);
+        let swing = self.settings.jitter * (2.0 * self.random.f64() - 1.0);
         self.settings.cadence.mul_f64(1.0 + swing)
     }
 
@@ -293,7 +294,7 @@ impl Device {
             self.next_announce_at = now + self.settings.announce_every;
             telemetry::announce(uptime, self.settings.reboots, &mut payload);
         }
-        telemetry::measurement(self.gps_time(now), self.random.next() as u32, &mut payload);
+        telemetry::measurement(self.gps_time(now), self.random.u32(..), &mut payload);
         payload
     }
 
@@ -316,7 +317,7 @@ impl Device {
             device_id: self.identity.id,
             gps_time: self.gps_time(now),
             sequence: self.sequence,
-            entropy: self.random.entropy(),
+            entropy: self.random.u16(..),
         };
         self.sequence = self.sequence.wrapping_add(1);
         self.last_sent_at = Some(now);

@@ -40,7 +40,7 @@ fn settings() -> Settings {
 }
 
 fn device(settings: Settings) -> Device {
-    Device::new(identity(), settings, Random::new(5))
+    Device::new(identity(), settings, Rng::with_seed(5))
 }
 
 /// A device that has sent its KEY_IDS at uptime 0.
@@ -222,7 +222,7 @@ fn two_boots_without_time_repeat_time_and_sequence_but_no_frame_and_a_gateway_co
     let path = Path::Direct("192.0.2.1:6200".parse().unwrap());
     let mut boots = Vec::new();
     for entropy in [1, 2] {
-        let mut device = Device::new(identity(), settings(), Random::new(entropy));
+        let mut device = Device::new(identity(), settings(), Rng::with_seed(entropy));
         let uplinks: Vec<_> = (0..3).map(|step| sent(device.on_timer(2 * step * SECOND))).collect();
         for uplink in &uplinks {
             let record = |verified: &Verified<'_>| {

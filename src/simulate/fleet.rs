@@ -5,18 +5,17 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use fastrand::Rng;
 use tokio::net::UdpSocket;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::device::{Device, Heard, MAX_DOWNLINK, Reception, Settings, Uplink, Wake};
 use super::identity::Identity;
-use super::random::Random;
 use super::{Config, Count, SimulateError, Stats, Summary};
 use crate::clock::Clock;
 use crate::id::DeviceId;
@@ -36,7 +35,7 @@ pub(super) async fn run(
     Identity::new(config.seed, 0, &config.cloud_public).ok_or(SimulateError::WeakCloudKey)?;
     let start = Instant::now();
     let duration = config.duration;
-    let world = Arc::new(World { config, clock, stats, boot_random: Random::new(RandomState::new().hash_one(())) });
+    let world = Arc::new(World { config, clock, stats, boot_seed: fastrand::u64(..) });
     let mut tasks = JoinSet::new();
     for link in open_links(&world, start).await? {
         tasks.spawn(link.live());
@@ -74,7 +73,7 @@ struct World {
     clock: Clock,
     stats: Arc<Stats>,
     /// Different in each run: devices without time repeat all of their nonces but this.
-    boot_random: Random,
+    boot_seed: u64,
 }
 
 impl World {
@@ -82,10 +81,10 @@ impl World {
     fn boot(&self, index: u32) -> Option<Device> {
         let config = &self.config;
         let identity = Identity::new(config.seed, index, &config.cloud_public)?;
-        let mut kind = Random::new(u64::from(config.seed)).fork(u64::from(index));
-        let sleeping = kind.chance(config.sleeping);
-        let kept_time = !kind.chance(config.no_time);
-        let device_level = kind.chance(config.device_level);
+        let mut kind = Rng::with_seed(u64::from(config.seed) << 32 | u64::from(index));
+        let sleeping = kind.f64() < config.sleeping;
+        let kept_time = kind.f64() >= config.no_time;
+        let device_level = kind.f64() < config.device_level;
         let settings = Settings {
             network: config.network,
             network_root: config.network_root.clone(),
@@ -101,7 +100,7 @@ impl World {
             reboots: 1,
         };
         self.stats.add(Count::Booted);
-        Some(Device::new(identity, settings, self.boot_random.fork(u64::from(index))))
+        Some(Device::new(identity, settings, Rng::with_seed(self.boot_seed.wrapping_add(index.into()))))
     }
 
     async fn open_socket(&self) -> io::Result<UdpSocket> {
@@ -125,7 +124,7 @@ struct Link {
     wakes: BinaryHeap<Reverse<(Instant, usize)>>,
     /// Which of `members` hears a datagram that names none of them: the last to have sent, as a NAT would have it.
     last_sender: usize,
-    random: Random,
+    random: Rng,
 }
 
 #[derive(Debug)]
@@ -156,8 +155,8 @@ async fn open_links(world: &Arc<World>, start: Instant) -> Result<Vec<Link>, Sim
             })
             .collect();
         let wakes = members.iter().enumerate().map(|(at, member)| Reverse((member.boot_at, at))).collect();
-        // Far from the numbers of the devices.
-        let random = world.boot_random.fork(u64::MAX - first as u64);
+        // Below the seeds of the devices.
+        let random = Rng::with_seed(world.boot_seed.wrapping_sub(1 + first as u64));
         links.push(Link { world: Arc::clone(world), socket, members, wakes, last_sender: 0, random });
     }
     Ok(links)
@@ -201,7 +200,7 @@ impl Link {
         self.wakes.push(Reverse((member.boot_at + device.next_send_at(), at)));
         match wake {
             Wake::Send(uplink) => {
-                if self.random.chance(self.world.config.rebind) {
+                if self.random.f64() < self.world.config.rebind {
                     self.replace_socket(Count::Rebinds).await;
                 }
                 self.send(at, uplink).await;

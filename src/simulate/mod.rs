@@ -8,7 +8,6 @@ pub mod device;
 mod fleet;
 pub mod identity;
 mod progress;
-pub mod random;
 pub mod stats;
 mod telemetry;
 
