@@ -1,7 +1,7 @@
 //! The log of packets that did not count. Strangers can send any number of those, so it is one line a second and reason.
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Timestamp;
 use crate::metrics::Disposition;
@@ -11,14 +11,15 @@ use crate::table::rules::Step;
 const INTERVAL_MS: u64 = 1000;
 
 /// When each reason was last logged, and how many went without a line since. Shared by all ingest threads, so that more
-/// sockets do not mean more lines.
+/// sockets do not mean more lines, and without a lock, so that none of them waits for another.
 #[derive(Debug, Default)]
-pub struct RefusalLog(Mutex<[Reason; Disposition::ALL.len()]>);
+pub struct RefusalLog([Reason; Disposition::ALL.len()]);
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Reason {
-    logged_at: Option<Timestamp>,
-    unlogged: u64,
+    /// In milliseconds; 0 before the first line.
+    logged_at: AtomicU64,
+    unlogged: AtomicU64,
 }
 
 impl RefusalLog {
@@ -31,8 +32,7 @@ impl RefusalLog {
         len: usize,
         at: Timestamp,
     ) {
-        let due = self.0.lock().unwrap_or_else(PoisonError::into_inner)[disposition as usize].admit(at);
-        if let Some(unlogged) = due {
+        if let Some(unlogged) = self.0[disposition as usize].admit(at) {
             let rule = step.map(Step::name);
             tracing::info!(reason = disposition.label(), rule, %source, len, unlogged, "datagram not counted");
         }
@@ -41,15 +41,17 @@ impl RefusalLog {
 
 impl Reason {
     /// Whether a line is due, and if so how many were left out before it.
-    fn admit(&mut self, at: Timestamp) -> Option<u64> {
+    fn admit(&self, at: Timestamp) -> Option<u64> {
+        let logged_at = self.logged_at.load(Ordering::Relaxed);
         // A clock set back must not silence the log.
-        let due = self.logged_at.is_none_or(|logged_at| at.0.abs_diff(logged_at.0) >= INTERVAL_MS);
-        if !due {
-            self.unlogged += 1;
-            return None;
+        let due = at.0.abs_diff(logged_at) >= INTERVAL_MS;
+        // Of threads that find it due at once, one writes the line.
+        let replace = || self.logged_at.compare_exchange(logged_at, at.0, Ordering::Relaxed, Ordering::Relaxed);
+        if due && replace().is_ok() {
+            return Some(self.unlogged.swap(0, Ordering::Relaxed));
         }
-        self.logged_at = Some(at);
-        Some(std::mem::take(&mut self.unlogged))
+        self.unlogged.fetch_add(1, Ordering::Relaxed);
+        None
     }
 }
 
@@ -59,8 +61,8 @@ mod tests {
 
     #[test]
     fn one_line_a_second_and_it_says_how_many_had_none() {
-        let mut reason = Reason::default();
-        let mut admit = |ms| reason.admit(Timestamp(ms));
+        let reason = Reason::default();
+        let admit = |ms| reason.admit(Timestamp(ms));
         assert_eq!(admit(5000), Some(0));
         assert_eq!((admit(5001), admit(5999)), (None, None));
         assert_eq!(admit(6000), Some(2));
