@@ -118,7 +118,7 @@ fn whole_datagram(criterion: &mut Criterion) {
                     fleet.packet(device, sequence, 0, bytes);
                 }
                 let start = Instant::now();
-                pipeline.expect(batch.iter().map(|(_, bytes)| bytes.as_slice()));
+                pipeline.prefetch(batch.iter().map(|(_, bytes)| bytes.as_slice()));
                 for (index, bytes) in &mut batch {
                     let datagram = Datagram { bytes, truncated: false, source: address(*index), at: NOW };
                     black_box(pipeline.take(datagram, &mut reply));

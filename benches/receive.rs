@@ -50,7 +50,7 @@ const MEASURED: u64 = 1_000_000;
 /// Mean datagrams of a receive call from which a run counts as saturated.
 const FULL_ENOUGH: f64 = 30.0;
 
-/// Asked of the kernel by every contender, as by the gateway: [`WINDOW`] datagrams take about half of it. Without the right
+/// Asked of the kernel by every contender, as by the gateway: [`WINDOW`] datagrams take about a sixth of it. Without the right
 /// to administer the network the kernel gives less, and the run says that datagrams were dropped.
 const RECEIVE_BUFFER: usize = 64 << 20;
 

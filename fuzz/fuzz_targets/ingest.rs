@@ -68,7 +68,7 @@ impl Gateway {
 
     fn feed(&mut self, bytes: &[u8], truncated: bool, source: SocketAddr, at: Timestamp) -> (Disposition, Vec<u8>) {
         let (mut bytes, mut reply) = (bytes.to_vec(), Vec::new());
-        self.pipeline.expect(std::iter::once(&bytes[..]));
+        self.pipeline.prefetch(std::iter::once(&bytes[..]));
         let disposition = self.pipeline.take(Datagram { bytes: &mut bytes, truncated, source, at }, &mut reply);
         (disposition, reply)
     }

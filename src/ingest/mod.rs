@@ -80,7 +80,7 @@ fn take_batch(
     clock: Clock,
 ) {
     let at = clock.now();
-    pipeline.expect(receiver.datagrams().map(|arrived| &*arrived.bytes));
+    pipeline.prefetch(receiver.datagrams().map(|arrived| &*arrived.bytes));
     for arrived in receiver.datagrams() {
         let (source, local) = (arrived.peer, arrived.local);
         reply.clear();

@@ -58,7 +58,7 @@ pub struct Pipeline {
     core: Arc<Core>,
     authenticator: Authenticator,
     /// Devices that the datagrams of the present batch claim to be from.
-    expected: Vec<DeviceId>,
+    claimed: Vec<DeviceId>,
     /// Where sealed entries of containers are opened.
     scratch: Vec<u8>,
     /// What happened since the thread last published it.
@@ -84,17 +84,17 @@ impl Pipeline {
         Self {
             core,
             authenticator: Authenticator::default(),
-            expected: Vec::new(),
+            claimed: Vec::new(),
             scratch: Vec::with_capacity(crate::wire::MAX_DATAGRAM),
             tally: Tally::default(),
         }
     }
 
     /// Prepares for datagrams that are about to be taken in: their records are fetched together.
-    pub fn expect<'a>(&mut self, datagrams: impl Iterator<Item = &'a [u8]>) {
-        self.expected.clear();
-        self.expected.extend(datagrams.filter_map(Frame::claimed_device));
-        self.core.table.prefetch(&self.expected);
+    pub fn prefetch<'a>(&mut self, datagrams: impl Iterator<Item = &'a [u8]>) {
+        self.claimed.clear();
+        self.claimed.extend(datagrams.filter_map(Frame::claimed_device));
+        self.core.table.prefetch(&self.claimed);
     }
 
     /// Takes in one datagram. If it is to be acknowledged, the acknowledgement is appended to `reply`, to be sent to the
