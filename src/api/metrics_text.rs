@@ -167,13 +167,13 @@ impl Scrape {
     fn encode_ingest(&self, samples: &mut Samples<'_>) -> fmt::Result {
         let sum = self.sum();
         let by_result = |counts: [u64; Disposition::ALL.len()]| {
-            Disposition::ALL.into_iter().map(|disposition| disposition.label()).zip(counts)
+            Disposition::ALL.into_iter().map(|disposition| disposition.label()).zip(counts.map(ConstCounter::new))
         };
         let datagrams = by_result(sum.datagrams).take(Disposition::DATAGRAM);
-        samples.counters("udp_datagrams", "Datagrams received, by what became of them.", "result", datagrams)?;
+        samples.family("udp_datagrams", "Datagrams received, by what became of them.", "result", datagrams)?;
         let entries = by_result(sum.entries);
         let help = "Packets inside containers of relays, by what became of them.";
-        samples.counters("container_entries", help, "result", entries)?;
+        samples.family("container_entries", help, "result", entries)?;
         for (name, help, value) in [
             ("udp_receives", "Receive calls that brought at least one datagram.", sum.receives),
             ("udp_kernel_drops", "Datagrams the kernel dropped because a receive buffer was full.", sum.kernel_drops),
@@ -183,10 +183,11 @@ impl Scrape {
             ("malformed_containers", "Authentic containers that end in a fault.", sum.malformed_containers),
             ("malformed_tdf", "Authentic TDF packets that end in a fault.", sum.malformed_tdf),
         ] {
-            samples.counter(name, help, value)?;
+            samples.one(name, help, ConstCounter::new(value))?;
         }
-        let buffers = self.receive_buffers().into_iter().map(|(listen, bytes)| (listen.to_string(), bytes));
-        samples.gauges("udp_receive_buffer_bytes", "Receive buffer the kernel gave, by address.", "listen", buffers)
+        let buffers = self.receive_buffers().into_iter();
+        let buffers = buffers.map(|(listen, bytes)| (listen.to_string(), ConstGauge::new(bytes as f64)));
+        samples.family("udp_receive_buffer_bytes", "Receive buffer the kernel gave, by address.", "listen", buffers)
     }
 
     fn encode_state(&self, samples: &mut Samples<'_>) -> fmt::Result {
@@ -197,54 +198,34 @@ impl Scrape {
             ("side_records", "Devices of which unproven packets are remembered.", self.table.sides()),
             ("waiters", "Waits for a packet that have not ended.", self.waiters.waiting()),
         ] {
-            samples.gauge(name, help, value as f64)?;
+            samples.one(name, help, ConstGauge::new(value as f64))?;
         }
-        samples.counter("wakes", "Waiters woken by a packet.", self.waiters.woken())?;
-        let version = [(env!("CARGO_PKG_VERSION"), 1)];
-        samples.gauges("build_info", "Always 1; the label says which version runs.", "version", version)?;
+        samples.one("wakes", "Waiters woken by a packet.", ConstCounter::new(self.waiters.woken()))?;
+        let version = [(env!("CARGO_PKG_VERSION"), ConstGauge::new(1.0))];
+        samples.family("build_info", "Always 1; the label says which version runs.", "version", version)?;
         let started = self.started.0 as f64 / 1000.0;
-        samples.gauge("start_time_seconds", "Unix time at which the gateway started.", started)
+        samples.one("start_time_seconds", "Unix time at which the gateway started.", ConstGauge::new(started))
     }
 }
 
-/// Writes families of one label at most.
+/// Writes metrics without labels, and families of one label.
 struct Samples<'e>(DescriptorEncoder<'e>);
 
 impl Samples<'_> {
-    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        let metric = ConstCounter::new(value);
+    fn one(&mut self, name: &str, help: &str, metric: impl EncodeMetric) -> fmt::Result {
         metric.encode(self.0.encode_descriptor(name, help, None, metric.metric_type())?)
     }
 
-    fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
-        let metric = ConstGauge::new(value);
-        metric.encode(self.0.encode_descriptor(name, help, None, metric.metric_type())?)
-    }
-
-    fn counters<L: AsRef<str>>(
+    fn family<L: AsRef<str>, M: EncodeMetric + TypedMetric>(
         &mut self,
         name: &str,
         help: &str,
         label: &str,
-        values: impl IntoIterator<Item = (L, u64)>,
+        metrics: impl IntoIterator<Item = (L, M)>,
     ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, None, ConstCounter::<u64>::TYPE)?;
-        for (value, count) in values {
-            ConstCounter::new(count).encode(family.encode_family(&[(label, value.as_ref())])?)?;
-        }
-        Ok(())
-    }
-
-    fn gauges<L: AsRef<str>>(
-        &mut self,
-        name: &str,
-        help: &str,
-        label: &str,
-        values: impl IntoIterator<Item = (L, u64)>,
-    ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, None, ConstGauge::<f64>::TYPE)?;
-        for (value, amount) in values {
-            ConstGauge::new(amount as f64).encode(family.encode_family(&[(label, value.as_ref())])?)?;
+        let mut family = self.0.encode_descriptor(name, help, None, M::TYPE)?;
+        for (value, metric) in metrics {
+            metric.encode(family.encode_family(&[(label, value.as_ref())])?)?;
         }
         Ok(())
     }
