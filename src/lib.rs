@@ -3,7 +3,7 @@
 //!
 //! Decisions are pure code over bytes, addresses and `now`; sockets and HTTP sit at the edge. Imports point down:
 //! [`id`], [`clock`], [`metrics`]; [`wire`]; [`auth`]; [`table`]: up to here without runtime, sockets or files, and built
-//! alone without the feature `server`, then `udp`, `waiters`; `ingest`, `wait`, `simulate`; `api`; `config`; `app`; `demo`;
+//! alone without the feature `server`, then `udp`, `waiters`, `status`; `ingest`, `wait`, `simulate`; `api`; `config`; `app`; `demo`;
 //! `cli`. ARCHITECTURE.md has the map, docs/protocol.md the wire facts.
 //!
 //! To run a gateway inside another program, see `app::App`; to wait for packets without HTTP, `wait::PacketWaits`.
@@ -29,6 +29,8 @@ pub mod demo;
 pub mod ingest;
 #[cfg(feature = "server")]
 pub mod simulate;
+#[cfg(feature = "server")]
+pub mod status;
 #[cfg(feature = "server")]
 pub mod udp;
 #[cfg(feature = "server")]

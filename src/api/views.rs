@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
-use jiff::fmt::temporal::DateTimePrinter;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::id::{Cursor, DeviceId};
+use crate::status::Time;
 use crate::table::route::{self, Relaying, Route, Snapshot};
 use crate::wire::container::{BtAddress, RouteInterface};
 use crate::wire::tdf::Version;
@@ -33,10 +33,6 @@ pub struct Ready {
     /// Always true.
     pub ready: bool,
 }
-
-/// A moment, as RFC 3339 text in UTC with milliseconds.
-#[derive(Clone, Copy, Debug)]
-pub struct Time(pub Timestamp);
 
 /// How a device was heard.
 #[derive(Clone, Debug, Serialize)]
@@ -164,16 +160,6 @@ struct Packet {
     on_route: bool,
     always_rx: bool,
     single_tx: bool,
-}
-
-impl Serialize for Time {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
-        // After the year 9999 there is no such text.
-        let millis = i64::try_from(self.0.0).unwrap_or(i64::MAX);
-        let time = jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::MAX);
-        serializer.serialize_str(&PRINTER.timestamp_to_string(&time))
-    }
 }
 
 impl From<&Route> for UplinkRoute {
@@ -487,11 +473,5 @@ mod tests {
         let format = Format::MessagePack("application/msgpack");
         let packed = format.encode(&body).unwrap();
         assert_eq!(format.decode::<Value>(&packed).unwrap(), json(body));
-    }
-
-    #[test]
-    fn a_time_beyond_the_calendar_is_its_last_moment() {
-        assert_eq!(json(Time(Timestamp(u64::MAX))), "9999-12-30T22:00:00.999Z");
-        assert_eq!(json(Time(Timestamp(0))), "1970-01-01T00:00:00.000Z");
     }
 }
