@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use lastroute::clock::Timestamp;
 use lastroute::id::DeviceId;
+use lastroute::table::ages::Ages;
 use lastroute::table::route::{Counted, Outcome, Path, Route, Snapshot, Trust};
 use lastroute::table::rules::{NO_TIME_START, RouteChange, Step};
 use lastroute::table::{Packet, RouteTable, TableConfig, Unregistered};
@@ -384,4 +385,25 @@ fn replaying_everything_ever_recorded_proves_and_moves_nothing() {
 
 fn hear_now(table: &RouteTable, sent: Sent, second: u16) {
     assert!(matches!(sent.record(table, at(u32::from(second))), Outcome::Counted(_)), "{sent:?}");
+}
+
+#[test]
+fn devices_are_counted_by_when_they_were_heard() {
+    let table = allowing(1000);
+    for device in 0..100 {
+        hear(&table, Sent { device, ..fresh(if device < 70 { 3600 } else { 0 }, from(1000)) });
+    }
+    // Spoken of, and not heard.
+    table.register(DeviceId(100), at(0));
+    table.set_application(DeviceId(100), application(1), at(3600));
+    assert_eq!(table.ages(at(3900)), Ages { within_5m: 70, within_1h: 70, within_24h: 100 });
+    assert_eq!(table.ages(at(3901)), Ages { within_5m: 0, within_1h: 70, within_24h: 100 });
+}
+
+#[test]
+fn a_packet_that_does_not_count_is_not_heard() {
+    let table = allowing(10);
+    hear(&table, fresh(0, from(1000)));
+    assert_eq!(fresh(0, from(1000)).record(&table, at(200)), Outcome::Refused(Step::BitSet));
+    assert_eq!(table.ages(at(400)), Ages { within_5m: 0, within_1h: 1, within_24h: 1 });
 }
