@@ -182,6 +182,7 @@ fn core(config: &Config) -> Arc<Core> {
         nonces: OwnNonces::new(&config.cloud_keys, now),
         policy: config.route_policy,
         refusals: RefusalLog::default(),
+        moves: Arc::default(),
     })
 }
 

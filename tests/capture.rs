@@ -84,6 +84,7 @@ impl Run {
             nonces: OwnNonces::new(&cloud, started),
             policy: RoutePolicy::Newest,
             refusals: RefusalLog::default(),
+            moves: Arc::default(),
         });
         Gateway { table, pipeline: Pipeline::new(core) }
     }

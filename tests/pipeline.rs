@@ -10,6 +10,7 @@ use lastroute::auth::nonce::OwnNonces;
 use lastroute::auth::{open_with, seal_with};
 use lastroute::clock::Timestamp;
 use lastroute::id::{DeviceId, KeyId};
+use lastroute::ingest::moves::Move;
 use lastroute::ingest::pipeline::{Core, Datagram, Pipeline, RefusalLog};
 use lastroute::metrics::Disposition;
 use lastroute::table::route::{Route, Snapshot, Trust};
@@ -59,6 +60,7 @@ impl Gateway {
             nonces: OwnNonces::new(&KeyPair::from_private([3; 32]), now),
             policy,
             refusals: RefusalLog::default(),
+            moves: Arc::default(),
         });
         Self { pipeline: Pipeline::new(core.clone()), core, now }
     }
@@ -310,6 +312,36 @@ fn the_two_slots_move_apart_and_the_last_route_is_the_one_set_last() {
     let snapshot = gateway.snapshot(DEVICE);
     assert_eq!((snapshot.last_route, snapshot.cursor.n), (snapshot.direct.map(Route::Direct), 3));
     assert!(snapshot.relayed.is_some());
+}
+
+#[test]
+fn a_move_is_written_down_with_both_addresses_and_what_proved_it() {
+    let mut gateway = Gateway::default();
+    let mapped = SocketAddr::from((std::net::Ipv4Addr::new(198, 51, 100, 2).to_ipv6_mapped(), 41_000));
+    gateway.disposition(&tdf(10), home());
+    gateway.disposition(&tdf(9), elsewhere());
+    assert_eq!(gateway.core.moves.latest(), [], "set and kept, not moved");
+    gateway.disposition(&tdf(11), mapped);
+    let at = gateway.now;
+    let moved = Move { device_id: DEVICE, at, from: home(), to: elsewhere(), trust: Trust::Network };
+    assert_eq!(gateway.core.moves.latest(), [moved]);
+    gateway.disposition(&tdf(12), elsewhere());
+    gateway.disposition(&uplink(&header(PacketType::TDF, Level::Device, DEVICE, 13), &[]), home());
+    let back = Move { from: elsewhere(), to: home(), trust: Trust::Device, ..moved };
+    assert_eq!(gateway.core.moves.latest(), [back, moved]);
+}
+
+#[test]
+fn a_relayed_move_has_the_addresses_of_the_relays() {
+    let mut gateway = Gateway::default();
+    let [first, second] = [3, 4].map(|sequence| relayed(Level::Network, DEVICE, sequence, &[]));
+    let other = Some(BtAddress { kind: 1, bytes: [9; 6] });
+    gateway.disposition(&container(&[entry(Content::Sealed(&first))], &[], 90), home());
+    let entries = [Entry { bt: other, ..entry(Content::Sealed(&second)) }];
+    gateway.disposition(&container(&entries, &[], 91), elsewhere());
+    let of_relay = Move { device_id: RELAY, at: gateway.now, from: home(), to: elsewhere(), trust: Trust::Device };
+    let of_device = Move { device_id: DEVICE, trust: Trust::Network, ..of_relay };
+    assert_eq!(gateway.core.moves.latest(), [of_device, of_relay]);
 }
 
 #[test]

@@ -33,6 +33,7 @@ pub(crate) fn core(now: Timestamp) -> Arc<Core> {
         nonces: OwnNonces::new(&KeyPair::from_private([3; 32]), now),
         policy: RoutePolicy::Newest,
         refusals: RefusalLog::default(),
+        moves: Arc::default(),
     })
 }
 

@@ -57,6 +57,7 @@ impl Gateway {
             nonces: OwnNonces::new(&PAIR, START),
             policy: if settings & 2 == 0 { RoutePolicy::Newest } else { RoutePolicy::Strict },
             refusals: RefusalLog::default(),
+            moves: Arc::default(),
         });
         Self { pipeline: Pipeline::new(Arc::clone(&core)), core }
     }

@@ -1,6 +1,7 @@
 //! The receive loop of one socket: batches in, acknowledgements out, counters published. What becomes of a datagram is
 //! decided in [`pipeline`].
 
+pub mod moves;
 pub mod pipeline;
 mod refusals;
 

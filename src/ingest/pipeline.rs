@@ -11,7 +11,7 @@ use crate::auth::{Authenticator, Verified};
 use crate::clock::Timestamp;
 use crate::id::DeviceId;
 use crate::metrics::{Disposition, Tally};
-use crate::table::route::{Application, Counted, Outcome, Path, Relaying};
+use crate::table::route::{Application, Counted, Outcome, Path, Relaying, canonical};
 use crate::table::rules::{RouteChange, Step};
 use crate::table::{Packet, RoutePolicy, RouteTable};
 use crate::waiters::Waiters;
@@ -20,6 +20,7 @@ use crate::wire::control;
 use crate::wire::frame::{Flags, Frame, FrameError, Header, Layout, Level, PacketType};
 use crate::wire::tdf;
 
+use super::moves::{Move, MoveLog};
 pub use super::refusals::RefusalLog;
 
 /// What all ingest threads share.
@@ -37,6 +38,8 @@ pub struct Core {
     pub policy: RoutePolicy,
     /// What was refused, for the log.
     pub refusals: RefusalLog,
+    /// The routes that moved last.
+    pub moves: Arc<MoveLog>,
 }
 
 /// A datagram as the socket gave it.
@@ -152,7 +155,9 @@ impl Pipeline {
                     self.core.table.set_application(remote, application, at);
                 }
                 self.tally.malformed_tdf += u64::from(announced.malformed);
-                self.tally.route_moves += u64::from(counted.change == RouteChange::Moved);
+                if counted.change == RouteChange::Moved {
+                    self.moved(verified, path, counted.former, at);
+                }
                 tracing::debug!(
                     device = %device_id, kind = verified.header().packet_type.name(), source = %path.source(),
                     rule = counted.step.name(), route = counted.change.name(), "packet"
@@ -164,6 +169,14 @@ impl Pipeline {
                 Taken { disposition, step: Some(step), counted: None }
             }
             Outcome::NotRegistered => Taken::refused(Disposition::NotRegistered),
+        }
+    }
+
+    fn moved(&mut self, verified: &Verified<'_>, path: &Path, from: Option<SocketAddr>, at: Timestamp) {
+        self.tally.route_moves += 1;
+        if let Some(from) = from {
+            let (device_id, trust) = (verified.header().device_id, verified.level().into());
+            self.core.moves.push(Move { device_id, at, from, to: canonical(path.source()), trust });
         }
     }
 

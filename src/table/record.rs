@@ -9,7 +9,9 @@ use crate::id::{Cursor, DeviceId};
 use crate::wire::frame::{Flags, Level, PacketType};
 use crate::wire::tdf::Version;
 
-use super::route::{Application, DirectRoute, LastPacket, Path, RelayedRoute, Relaying, Route, Snapshot, Trust};
+use super::route::{
+    Application, DirectRoute, LastPacket, Path, RelayedRoute, Relaying, Route, Snapshot, Trust, canonical,
+};
 use super::rules::{RouteChange, Session, Slot, Step, TimeClass, route_change};
 
 /// The state of one device. 104 bytes, an entry of the map 112; what that comes to with the slack of the map is in
@@ -183,9 +185,9 @@ impl Record {
         self.down_sequence
     }
 
-    /// Takes in a packet that counts: cursor, route, last packet, state.
-    pub(super) fn count(&mut self, packet: &Counting<'_>) -> RouteChange {
-        let change = match packet.path {
+    /// Takes in a packet that counts: cursor, route, last packet, state. Also gives where the route of its slot led before.
+    pub(super) fn count(&mut self, packet: &Counting<'_>) -> (RouteChange, Option<SocketAddr>) {
+        let (change, former) = match packet.path {
             Path::Direct(source) => self.count_direct(*source, packet),
             Path::Relayed(through) => self.count_relayed(*through, packet),
         };
@@ -208,7 +210,7 @@ impl Record {
         {
             self.set_application(application);
         }
-        change
+        (change, former)
     }
 
     /// Sets what the device runs.
@@ -221,7 +223,7 @@ impl Record {
         self.set(bit::HAS_APPLICATION, true);
     }
 
-    fn count_direct(&mut self, source: SocketAddr, packet: &Counting<'_>) -> RouteChange {
+    fn count_direct(&mut self, source: SocketAddr, packet: &Counting<'_>) -> (RouteChange, Option<SocketAddr>) {
         let source = canonical(source);
         let current = self.direct_address();
         let change = route_change(current.map(|current| current == source), packet.newest, packet.may_move);
@@ -231,7 +233,7 @@ impl Record {
         self.set(bit::ALWAYS_RX, packet.flags.contains(Flags::ALWAYS_RX));
         self.set(bit::SINGLE_TX, packet.flags.contains(Flags::SINGLE_TX));
         self.remember_source(change == RouteChange::Kept, source);
-        change
+        (change, current)
     }
 
     fn set_direct(&mut self, source: SocketAddr, packet: &Counting<'_>, change: RouteChange) {
@@ -254,10 +256,11 @@ impl Record {
         self.set(bit::LAST_ROUTE_RELAYED, false);
     }
 
-    fn count_relayed(&mut self, through: Relaying, packet: &Counting<'_>) -> RouteChange {
+    fn count_relayed(&mut self, through: Relaying, packet: &Counting<'_>) -> (RouteChange, Option<SocketAddr>) {
         let through = Relaying { address: canonical(through.address), ..through };
         let cold = self.cold.get_or_insert_default();
         let same = cold.relayed.as_ref().map(|route| route.through.same_path(&through));
+        let former = cold.relayed.as_ref().map(|route| route.through.address);
         let change = route_change(same, packet.newest, packet.may_move);
         if change != RouteChange::Kept {
             let trust = Trust::from(packet.level);
@@ -271,7 +274,7 @@ impl Record {
             self.set(bit::LAST_ROUTE_RELAYED, true);
         }
         self.remember_source(true, through.address);
-        change
+        (change, former)
     }
 
     fn remember_source(&mut self, elsewhere: bool, source: SocketAddr) {
@@ -357,11 +360,6 @@ impl Record {
             }),
         }
     }
-}
-
-/// One form for each address: an IPv4 one that came through an IPv6 socket is an IPv4 one.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 #[cfg(test)]

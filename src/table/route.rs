@@ -113,6 +113,11 @@ impl Path {
     }
 }
 
+/// One form for each address: an IPv4 one that came through an IPv6 socket is an IPv4 one.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 /// The route of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -209,6 +214,8 @@ pub struct Counted {
     pub step: Step,
     /// What it did to the route of its slot.
     pub change: RouteChange,
+    /// Where the route of its slot led before; for a relayed one, the relay's address. Absent if there was none.
+    pub former: Option<SocketAddr>,
     /// The sequence for a downlink in answer, if the packet asks for an acknowledgement.
     pub ack_sequence: Option<u16>,
 }
