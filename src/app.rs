@@ -262,7 +262,8 @@ fn join(threads: &mut Vec<JoinHandle<()>>) {
 fn api(config: &Config, core: &Core, sources: Vec<IngestSource>) -> Api {
     let access = Access::of_keys(config.api_keys.iter().map(ApiKey::text));
     let bounds = ApiConfig { waits_per_credential: config.waiters_per_credential, ..ApiConfig::default() };
-    Api::new(core.table.clone(), core.waiters.clone(), config.clock, access, sources, bounds)
+    let (table, waiters, moves) = (core.table.clone(), core.waiters.clone(), core.moves.clone());
+    Api::new(table, waiters, moves, config.clock, access, sources, bounds)
 }
 
 #[cfg(test)]

@@ -58,6 +58,7 @@ impl Call<'_> {
             Endpoint::Health => self.ok(&views::Health { health: "ok" }),
             Endpoint::Ready => self.ready(),
             Endpoint::Metrics => self.metrics(),
+            Endpoint::Gateway => self.ok(&Box::pin(self.api.status()).await?),
             Endpoint::LastRoute(id) => self.last_route(id),
             // Boxed, so that waits do not take up as much.
             Endpoint::LastRoutes => Box::pin(self.last_routes(request)).await,

@@ -83,6 +83,7 @@ struct WaitLabels {
 #[derive(Debug)]
 pub(super) struct Metrics {
     registry: Registry,
+    scrape: Arc<Scrape>,
     requests: Family<RequestLabels, Counter>,
     waits: Family<WaitLabels, Counter>,
     connections: Gauge,
@@ -105,8 +106,19 @@ impl Metrics {
         registry.register("waits", "Waits for a packet that ended, by how", waits.clone());
         let connections = Gauge::default();
         registry.register("http_connections", "HTTP connections open now", connections.clone());
-        registry.register_collector(Box::new(Scrape { table, waiters, ingest, started }));
-        Self { registry, requests, waits, connections }
+        let scrape = Arc::new(Scrape { table, waiters, ingest, started });
+        registry.register_collector(Box::new(Arc::clone(&scrape)));
+        Self { registry, scrape, requests, waits, connections }
+    }
+
+    /// What the ingest threads have counted so far.
+    pub(super) fn ingest(&self) -> Tally {
+        self.scrape.sum()
+    }
+
+    /// When the gateway started.
+    pub(super) fn started(&self) -> Timestamp {
+        self.scrape.started
     }
 
     /// A request to a path of this template was answered.

@@ -5,9 +5,11 @@
 //! script of another origin read an answer is ever sent.
 
 pub mod access;
+mod census;
 mod connection;
 pub mod error;
 pub mod format;
+mod gateway;
 mod handlers;
 pub mod metrics_text;
 mod outgoing;
@@ -37,10 +39,12 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::clock::Clock;
+use crate::ingest::moves::MoveLog;
 use crate::table::RouteTable;
 use crate::wait::PacketWaits;
 use crate::waiters::Waiters;
 use access::{Access, Caller};
+use census::Census;
 use connection::{Guarded, Peer, Preface};
 use error::ApiError;
 use format::Format;
@@ -134,25 +138,32 @@ const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Api {
     table: Arc<RouteTable>,
+    waiters: Arc<Waiters>,
+    moves: Arc<MoveLog>,
+    clock: Clock,
     waits: PacketWaits,
+    census: Census,
     access: Access,
     metrics: Metrics,
     config: ApiConfig,
 }
 
 impl Api {
-    /// Puts the parts together. `waiters` are those that ingest wakes after it recorded in `table`.
+    /// Puts the parts together. `waiters` are those that ingest wakes after it recorded in `table`, and `moves` is where it
+    /// writes down which routes that moved.
     pub fn new(
         table: Arc<RouteTable>,
         waiters: Arc<Waiters>,
+        moves: Arc<MoveLog>,
         clock: Clock,
         access: Access,
         ingest: Vec<IngestSource>,
         config: ApiConfig,
     ) -> Self {
         let waits = PacketWaits::new(Arc::clone(&table), Arc::clone(&waiters));
-        let metrics = Metrics::new(Arc::clone(&table), waiters, ingest, clock.now());
-        Self { table, waits, access, metrics, config }
+        let census = Census::new(Arc::clone(&table), clock);
+        let metrics = Metrics::new(Arc::clone(&table), Arc::clone(&waiters), ingest, clock.now());
+        Self { table, waiters, moves, clock, waits, census, access, metrics, config }
     }
 }
 
@@ -472,7 +483,8 @@ mod tests {
         let table = Arc::new(RouteTable::new(&TableConfig::default()));
         let waiters = Arc::new(Waiters::new(&WaitersConfig::default()));
         let config = ApiConfig::default();
-        let api = Arc::new(Api::new(table, waiters, Clock::default(), Access::open(), Vec::new(), config));
+        let api =
+            Arc::new(Api::new(table, waiters, Arc::default(), Clock::default(), Access::open(), Vec::new(), config));
         let (_, shutdown) = watch::channel(shutting_down);
         Arc::new(Surface::new(Router::new(), false, api, shutdown))
     }

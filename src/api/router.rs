@@ -17,6 +17,8 @@ pub enum Endpoint {
     Ready,
     /// `GET /metrics`.
     Metrics,
+    /// `GET /gateway`: how the gateway is.
+    Gateway,
     /// `GET /device/deviceId/{deviceId}/lastRoute`.
     LastRoute(DeviceId),
     /// `POST /device/lastRoute`.
@@ -72,10 +74,11 @@ enum Kind {
     OfDevice(fn(DeviceId) -> Endpoint),
 }
 
-const ROWS: [Row; 7] = [
+const ROWS: [Row; 8] = [
     Row { template: "/health", method: &Method::GET, endpoint: Kind::Plain(Endpoint::Health) },
     Row { template: "/readyz", method: &Method::GET, endpoint: Kind::Plain(Endpoint::Ready) },
     Row { template: METRICS, method: &Method::GET, endpoint: Kind::Plain(Endpoint::Metrics) },
+    Row { template: "/gateway", method: &Method::GET, endpoint: Kind::Plain(Endpoint::Gateway) },
     Row { template: "/device/lastRoute", method: &Method::POST, endpoint: Kind::Plain(Endpoint::LastRoutes) },
     Row {
         template: "/device/deviceId/{deviceId}/lastRoute",
@@ -175,6 +178,7 @@ mod tests {
             ("HEAD", "/health", Endpoint::Health),
             ("GET", "/readyz", Endpoint::Ready),
             ("GET", "/metrics", Endpoint::Metrics),
+            ("GET", "/gateway", Endpoint::Gateway),
             ("POST", "/device/lastRoute", Endpoint::LastRoutes),
             ("GET", "/device/deviceId/d291d4d66bf0a955/lastRoute", Endpoint::LastRoute(DEVICE)),
             ("HEAD", "/device/deviceId/d291d4d66bf0a955/lastRoute", Endpoint::LastRoute(DEVICE)),

@@ -16,6 +16,7 @@ use lastroute::auth::keys::{Interface, RootKey};
 use lastroute::auth::{open_with, seal_with};
 use lastroute::clock::{Clock, Timestamp};
 use lastroute::id::{DeviceId, KeyId};
+use lastroute::ingest::moves::MoveLog;
 use lastroute::metrics::Counters;
 use lastroute::table::route::Path;
 use lastroute::table::{Packet, RouteTable, TableConfig};
@@ -63,6 +64,8 @@ pub(crate) struct Server {
     pub(crate) metrics_address: SocketAddr,
     pub(crate) table: Arc<RouteTable>,
     pub(crate) waiters: Arc<Waiters>,
+    pub(crate) moves: Arc<MoveLog>,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) shutdown: watch::Sender<bool>,
     pub(crate) serving: JoinHandle<()>,
 }
@@ -71,21 +74,28 @@ impl Server {
     pub(crate) async fn start(setup: Setup) -> Self {
         let table = Arc::new(RouteTable::new(&setup.table));
         let waiters = Arc::new(Waiters::new(&setup.waiters));
+        let (moves, counters) = (Arc::new(MoveLog::default()), Arc::new(Counters::default()));
         let source = IngestSource {
             listen: "127.0.0.1:3001".parse().unwrap(),
             receive_buffer: 4096,
-            counters: Arc::new(Counters::default()),
+            counters: Arc::clone(&counters),
         };
-        let (for_api, clock) = (Arc::clone(&waiters), Clock::default());
-        let api = Api::new(Arc::clone(&table), for_api, clock, setup.access, vec![source], setup.config);
-        let api = Arc::new(api);
+        let api = Arc::new(Api::new(
+            Arc::clone(&table),
+            Arc::clone(&waiters),
+            Arc::clone(&moves),
+            Clock::default(),
+            setup.access,
+            vec![source],
+            setup.config,
+        ));
         let (shutdown, stop) = watch::channel(false);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let metrics_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, metrics_address) = (listener.local_addr().unwrap(), metrics_listener.local_addr().unwrap());
         let serving = tokio::spawn(serve(listener, Arc::clone(&api), stop.clone(), setup.drain));
         tokio::spawn(serve_metrics(metrics_listener, api, stop, setup.drain));
-        Self { address, metrics_address, table, waiters, shutdown, serving }
+        Self { address, metrics_address, table, waiters, moves, counters, shutdown, serving }
     }
 
     /// A packet of `id` as ingest takes it in.

@@ -164,7 +164,7 @@ async fn a_key_is_asked_for_everything_but_the_probes() {
     let access = Access::of_keys(["ik_0123456789abcdef"]);
     let server = Server::start(Setup { access, ..Setup::default() }).await;
     server.report(DEVICE, 1);
-    for path in [LAST_ROUTE, STATE, WAIT, "/metrics", "/nowhere", "/device/deviceId/xyz/state"] {
+    for path in [LAST_ROUTE, STATE, WAIT, "/metrics", "/gateway", "/nowhere", "/device/deviceId/xyz/state"] {
         let answer = server.get(path, "authorization: ApiKey ik_0123456789abcdee\r\n").await;
         answer.is_error(401, "x-api-key");
         assert!(answer.header("www-authenticate").unwrap().starts_with("ApiKey"), "{answer:?}");
