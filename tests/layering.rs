@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module of the crate root and its floor. `lib.rs` and `main.rs` stand above all.
-const FLOORS: [(&str, u8); 19] = [
+const FLOORS: [(&str, u8); 20] = [
     ("id", 0),
     ("clock", 0),
     ("metrics", 0),
@@ -18,7 +18,8 @@ const FLOORS: [(&str, u8); 19] = [
     ("status", 4),
     ("ingest", 5),
     ("wait", 5),
-    ("simulate", 5),
+    ("client", 5),
+    ("simulate", 6),
     ("api", 7),
     ("config", 8),
     ("app", 9),

@@ -101,6 +101,16 @@ pub fn key_file(path: &Path, place: &str, warnings: &mut Vec<String>) -> Result<
     Ok(RootKey::new(*key))
 }
 
+/// Reads the API key that a tool shows a gateway: the first of a file as `api-key-file` names one. Warns of a file that
+/// others may read; `place` is what names the file, for errors.
+///
+/// # Errors
+/// The file cannot be read, or a line of it is no API key.
+pub fn client_key(path: &Path, place: &str, warnings: &mut Vec<String>) -> Result<ApiKey, ConfigError> {
+    let keys = secrets::api_keys(path, warnings).map_err(|fault| fault.at(place))?;
+    keys.into_iter().next().ok_or_else(|| secrets::no_api_key(path).at(place))
+}
+
 impl Config {
     /// Settles the configuration: file < `environment` < `flags`.
     ///
@@ -247,6 +257,19 @@ mod tests {
             config.warnings,
             ["no network and no device is configured, so no packet can be opened: add [[network]]"]
         );
+    }
+
+    #[test]
+    fn a_tool_shows_the_first_key_of_the_file_that_the_gateway_reads() {
+        let site = Site::new("");
+        site.write("api.keys", "# clients\nik_first_0123456789\nik_second_0123456789\n");
+        let mut warnings = Vec::new();
+        let key = client_key(Path::new(&site.path("api.keys")), "--api-key-file", &mut warnings).unwrap();
+        assert_eq!((key.text(), warnings), ("ik_first_0123456789", vec![]));
+        site.write("api.keys", "secret0123456789");
+        let error = client_key(Path::new(&site.path("api.keys")), "--api-key-file", &mut Vec::new()).unwrap_err();
+        let error = error.to_string();
+        assert!(error.starts_with("--api-key-file: ") && !error.contains("secret0123"), "{error}");
     }
 
     #[test]

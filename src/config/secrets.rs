@@ -117,9 +117,14 @@ pub(super) fn api_keys(path: &Path, warnings: &mut Vec<String>) -> Result<Vec<Ap
         keys.push(ApiKey(Zeroizing::new(line.to_owned())));
     }
     if keys.is_empty() {
-        return Err(Fault::new(format!("{} has no API key", path.display()), "write one ik... a line"));
+        return Err(no_api_key(path));
     }
     Ok(keys)
+}
+
+/// The fault of a file of API keys without any.
+pub(super) fn no_api_key(path: &Path) -> Fault {
+    Fault::new(format!("{} has no API key", path.display()), "write one ik... a line")
 }
 
 /// Makes the data directory, for this user alone, unless it is there.
