@@ -1,7 +1,9 @@
-//! The command line: what each command does, and where the log goes. What a flag means is decided in `config`.
+//! The command line: what each command does. Where the log goes is in `log.rs`, how it can end in `failure.rs`; what a
+//! flag means is decided in `config`.
 
-use std::fmt::Display;
-use std::io::IsTerminal;
+mod failure;
+mod log;
+
 use std::sync::Arc;
 
 use base64::Engine;
@@ -9,16 +11,15 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::Subscriber;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::{self, Config, Flags};
-use crate::demo::{self, DemoArgs, DemoError};
-use crate::simulate::args::{self, SimulateArgs, WriteError};
-use crate::simulate::{self, SimulateError, Stats};
+use crate::demo::{self, DemoArgs};
+use crate::simulate::args::{self, SimulateArgs};
+use crate::simulate::{self, Stats};
+pub use failure::Failure;
+pub use log::start_logging;
 
 /// Front door for fleets of ePacket devices.
 ///
@@ -41,66 +42,6 @@ pub enum Command {
     Simulate(SimulateArgs),
     /// Run a gateway and simulated devices together on this machine, to see what it does
     Demo(DemoArgs),
-}
-
-/// Why the program ends early. One line: where, what is wrong, what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// What was asked for cannot be done: a setting, an address in use.
-    #[error("{0}")]
-    Configuration(String),
-    /// It went wrong while running.
-    #[error("{0}")]
-    Running(String),
-}
-
-impl Failure {
-    /// 2 for a fault of the configuration, as for the command line itself; else 1.
-    pub const fn exit_code(&self) -> u8 {
-        match self {
-            Self::Configuration(_) => 2,
-            Self::Running(_) => 1,
-        }
-    }
-
-    fn configuration(error: impl Display) -> Self {
-        Self::Configuration(error.to_string())
-    }
-
-    fn running(error: impl Display) -> Self {
-        Self::Running(error.to_string())
-    }
-}
-
-impl From<SimulateError> for Failure {
-    fn from(error: SimulateError) -> Self {
-        match error {
-            SimulateError::Setting(_) | SimulateError::WeakCloudKey => Self::configuration(error),
-            SimulateError::Socket { .. } | SimulateError::Panicked(_) => Self::running(error),
-        }
-    }
-}
-
-impl From<WriteError> for Failure {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Simulate(error) => error.into(),
-            WriteError::Path(_) | WriteError::File { .. } => Self::configuration(error),
-        }
-    }
-}
-
-impl From<DemoError> for Failure {
-    fn from(error: DemoError) -> Self {
-        match error {
-            DemoError::Simulate(error) => error.into(),
-            DemoError::Write(error) => error.into(),
-            DemoError::Exposed(_) | DemoError::Directory(_) | DemoError::Config(_) | DemoError::Start(_) => {
-                Self::configuration(error)
-            }
-            DemoError::Random | DemoError::Ended(_) | DemoError::Stop(_) => Self::running(error),
-        }
-    }
 }
 
 /// Runs a command to its end.
@@ -205,68 +146,15 @@ fn interrupted() -> Result<impl Future<Output = &'static str>, Failure> {
     })
 }
 
-/// Sends the log to standard error: as text if that is a terminal, else as one JSON object a line.
-///
-/// `filter` is `Config::log`. Panics if called twice.
-pub fn start_logging(filter: &str) {
-    let terminal = std::io::stderr().is_terminal();
-    #[allow(clippy::expect_used, reason = "called once, at the start of the program")]
-    tracing::subscriber::set_global_default(log(filter, terminal, std::io::stderr)).expect("no log yet");
-}
-
-fn log<W>(filter: &str, terminal: bool, writer: W) -> Box<dyn Subscriber + Send + Sync>
-where
-    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
-{
-    let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_writer(writer);
-    if terminal { Box::new(log.finish()) } else { Box::new(log.json().flatten_event(true).finish()) }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
     use clap::CommandFactory;
 
     use super::*;
 
-    #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Written {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn logged(filter: &str, terminal: bool) -> String {
-        let written = Written::default();
-        let writer = written.clone();
-        tracing::subscriber::with_default(log(filter, terminal, move || writer.clone()), || {
-            tracing::info!(devices = 3, "ready");
-            tracing::debug!("detail");
-        });
-        let bytes = written.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
-    }
-
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn what_was_asked_for_wrongly_ends_with_2_and_what_failed_with_1() {
-        let setting = || SimulateError::Setting("0 devices".to_owned());
-        let code = |failure: Failure| failure.exit_code();
-        assert_eq!([code(setting().into()), code(DemoError::from(setting()).into())], [2, 2]);
-        assert_eq!(code(DemoError::Write(setting().into()).into()), 2);
-        assert_eq!([code(DemoError::Ended("api").into()), code(DemoError::Random.into())], [1, 1]);
     }
 
     #[test]
@@ -285,23 +173,5 @@ mod tests {
             assert!(serve.contains(part), "{part} is missing in {serve}");
         }
         assert!(!serve.contains("clock-offset"), "{serve}");
-    }
-
-    #[test]
-    fn elsewhere_than_on_a_terminal_the_log_is_one_json_object_a_line() {
-        let text = logged("info", false);
-        let object: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
-        assert_eq!(
-            (&object["level"], &object["message"], &object["devices"]),
-            (&"INFO".into(), &"ready".into(), &3.into())
-        );
-    }
-
-    #[test]
-    fn on_a_terminal_the_log_is_text_and_the_filter_decides_what_is_in_it() {
-        let text = logged("info", true);
-        assert!(text.contains("ready") && !text.contains("detail") && !text.contains('{'), "{text}");
-        assert_eq!(logged("debug", true).lines().count(), 2);
-        assert_eq!(logged("off", true), "");
     }
 }

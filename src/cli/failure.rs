@@ -1,0 +1,81 @@
+//! How a command can end early, and with which exit code.
+
+use std::fmt::Display;
+
+use crate::demo::DemoError;
+use crate::simulate::SimulateError;
+use crate::simulate::args::WriteError;
+
+/// Why the program ends early. One line: where, what is wrong, what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// What was asked for cannot be done: a setting, an address in use.
+    #[error("{0}")]
+    Configuration(String),
+    /// It went wrong while running.
+    #[error("{0}")]
+    Running(String),
+}
+
+impl Failure {
+    /// 2 for a fault of the configuration, as for the command line itself; else 1.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Configuration(_) => 2,
+            Self::Running(_) => 1,
+        }
+    }
+
+    pub(super) fn configuration(error: impl Display) -> Self {
+        Self::Configuration(error.to_string())
+    }
+
+    pub(super) fn running(error: impl Display) -> Self {
+        Self::Running(error.to_string())
+    }
+}
+
+impl From<SimulateError> for Failure {
+    fn from(error: SimulateError) -> Self {
+        match error {
+            SimulateError::Setting(_) | SimulateError::WeakCloudKey => Self::configuration(error),
+            SimulateError::Socket { .. } | SimulateError::Panicked(_) => Self::running(error),
+        }
+    }
+}
+
+impl From<WriteError> for Failure {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Simulate(error) => error.into(),
+            WriteError::Path(_) | WriteError::File { .. } => Self::configuration(error),
+        }
+    }
+}
+
+impl From<DemoError> for Failure {
+    fn from(error: DemoError) -> Self {
+        match error {
+            DemoError::Simulate(error) => error.into(),
+            DemoError::Write(error) => error.into(),
+            DemoError::Exposed(_) | DemoError::Directory(_) | DemoError::Config(_) | DemoError::Start(_) => {
+                Self::configuration(error)
+            }
+            DemoError::Random | DemoError::Ended(_) | DemoError::Stop(_) => Self::running(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_for_wrongly_ends_with_2_and_what_failed_with_1() {
+        let setting = || SimulateError::Setting("0 devices".to_owned());
+        let code = |failure: Failure| failure.exit_code();
+        assert_eq!([code(setting().into()), code(DemoError::from(setting()).into())], [2, 2]);
+        assert_eq!(code(DemoError::Write(setting().into()).into()), 2);
+        assert_eq!([code(DemoError::Ended("api").into()), code(DemoError::Random.into())], [1, 1]);
+    }
+}
