@@ -1,0 +1,310 @@
+//! What a whole configuration comes to.
+
+use std::fs::write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::table::Unregistered;
+
+// Keys of a recorded device (tests/vectors/firmware-capture.json).
+const NETWORK_KEY: &str = "a05c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c0f";
+const CLOUD_PRIVATE: &str = "1111111111111111111111111111111111111111111111111111111111111151";
+const DEVICE_PUBLIC: &str = "shBuBAI/STG3byHCFfI7QoT+SMinpzd6+gdyB0EJzFw=";
+const DEVICE_ROOT: &str = "731dac97b8878600acde76e23af10e38f022adf37db5d7dc3ad557295f0ab254";
+const DEVICE_KEY_ID: Option<KeyId> = KeyId::new(6_461_874);
+
+/// A directory with a configuration file and the keys that tests name.
+struct Site(TempDir);
+
+impl Site {
+    fn new(toml: &str) -> Self {
+        let site = Self(tempfile::tempdir().unwrap());
+        site.write("fleet.toml", toml);
+        site.write("fleet.key", NETWORK_KEY);
+        site.write("cloud.key", CLOUD_PRIVATE);
+        site.write("device.key", DEVICE_ROOT);
+        site.write("api.keys", "ik_0123456789abcdef");
+        site
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+
+    fn write(&self, name: &str, content: &str) {
+        write(self.0.path().join(name), content).unwrap();
+        let private = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(self.0.path().join(name), private).unwrap();
+    }
+
+    fn flags(&self) -> Flags {
+        Flags { config: Some(self.path("fleet.toml")), data_dir: Some(self.path("data")), ..Flags::default() }
+    }
+
+    fn load(&self) -> Config {
+        Config::load(&self.flags(), []).unwrap()
+    }
+
+    /// The error of this configuration, its paths shortened to the names of the files.
+    fn error(&self) -> String {
+        self.error_of(&self.flags(), &[])
+    }
+
+    fn error_of(&self, flags: &Flags, environment: &[(&str, &str)]) -> String {
+        let error = Config::load(flags, variables(environment)).unwrap_err().to_string();
+        assert_eq!(error.lines().count(), 1, "{error}");
+        error.replace(&format!("{}/", self.0.path().display()), "")
+    }
+}
+
+fn variables(environment: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    environment.iter().map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+fn root_bytes(key: &RootKey) -> [u8; 32] {
+    key.derive(b"", b"")
+}
+
+fn root_of_hex(hex: &str) -> [u8; 32] {
+    root_bytes(&RootKey::new(hex::decode(hex).unwrap().try_into().unwrap()))
+}
+
+#[test]
+fn without_any_source_the_defaults_hold() {
+    let site = Site::new("");
+    let config = site.load();
+    assert_eq!(config.udp_listen, ["0.0.0.0:3001".parse().unwrap()]);
+    assert_eq!(config.http_listen, "127.0.0.1:8080".parse().unwrap());
+    assert_eq!((config.metrics_listen, config.udp_receive_buffer), (None, None));
+    assert_eq!((config.table.unregistered, config.table.unregistered_limit), (Unregistered::Allow, 100_000));
+    assert_eq!(config.route_policy, RoutePolicy::Newest);
+    assert_eq!((config.waiters.per_device, config.waiters.total), (1000, 200_000));
+    assert_eq!((config.waiters_per_credential, config.log.as_str()), (200_000, "info"));
+    assert!(config.networks.is_empty() && config.devices.is_empty() && config.api_keys.is_empty());
+    assert_eq!(
+        config.warnings,
+        ["no network and no device is configured, so no packet can be opened: add [[network]]"]
+    );
+}
+
+#[test]
+fn a_tool_shows_the_first_key_of_the_file_that_the_gateway_reads() {
+    let site = Site::new("");
+    site.write("api.keys", "# clients\nik_first_0123456789\nik_second_0123456789\n");
+    let mut warnings = Vec::new();
+    let key = client_key(Path::new(&site.path("api.keys")), "--api-key-file", &mut warnings).unwrap();
+    assert_eq!((key.text(), warnings), ("ik_first_0123456789", vec![]));
+    site.write("api.keys", "secret0123456789");
+    let error = client_key(Path::new(&site.path("api.keys")), "--api-key-file", &mut Vec::new()).unwrap_err();
+    let error = error.to_string();
+    assert!(error.starts_with("--api-key-file: ") && !error.contains("secret0123"), "{error}");
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let site = Site::new(
+        "log = \"warn\"\nunregistered-limit = 5\nroute-policy = \"strict\"\nudp-listen = [\"127.0.0.1:1\", \"[::1]:1\"]\n\
+         waiters-total = 9",
+    );
+    let environment = [
+        ("LASTROUTE_LOG", "debug"),
+        ("LASTROUTE_UNREGISTERED_LIMIT", "6"),
+        ("LASTROUTE_UDP_LISTEN", "127.0.0.1:2,[::1]:2"),
+        ("LASTROUTE_HTTP_LISTEN", "[::1]:80"),
+    ];
+    let flags = Flags {
+        log: Some("error".to_owned()),
+        udp_listen: vec!["127.0.0.1:3".to_owned(), "[::]:3".to_owned()],
+        clock_offset: 60,
+        ..site.flags()
+    };
+    let config = Config::load(&flags, variables(&environment)).unwrap();
+    assert_eq!((config.log.as_str(), config.table.unregistered_limit, config.waiters.total), ("error", 6, 9));
+    assert_eq!(config.route_policy, RoutePolicy::Strict);
+    assert_eq!(config.udp_listen, ["127.0.0.1:3".parse().unwrap(), "[::]:3".parse().unwrap()]);
+    assert_eq!(config.http_listen, "[::1]:80".parse().unwrap());
+    let without_flags = Config::load(&site.flags(), variables(&environment)).unwrap();
+    assert_eq!(without_flags.udp_listen, ["127.0.0.1:2".parse().unwrap(), "[::1]:2".parse().unwrap()]);
+    assert_eq!(site.load().udp_listen, ["127.0.0.1:1".parse().unwrap(), "[::1]:1".parse().unwrap()]);
+}
+
+#[test]
+fn the_environment_can_name_the_file() {
+    let site = Site::new("log = \"warn\"\ndata-dir = \"kept\"");
+    let environment = [("LASTROUTE_CONFIG".into(), site.path("fleet.toml").into())];
+    let config = Config::load(&Flags::default(), environment).unwrap();
+    assert_eq!((config.log.as_str(), config.data_dir.as_path()), ("warn", Path::new(&site.path("kept"))));
+    assert!(config.data_dir.join("cloud-key").is_file());
+}
+
+#[test]
+fn networks_and_devices_have_the_keys_of_their_files() {
+    let site = Site::new(&format!(
+        "cloud-key-file = \"cloud.key\"\n[[network]]\nid = \"000a17\"\nname = \"fleet\"\nkey-file = \"fleet.key\"\n\
+         [[network]]\nid = 0xb\nkey-file = \"fleet.key\"\n\
+         [[device]]\nid = \"d000000000001001\"\npublic-key = \"{DEVICE_PUBLIC}\"\n\
+         [[device]]\nid = \"d000000000001002\"\nroot-key-file = \"device.key\"\nkey-id = \"62991a\"\n\
+         [[device]]\nid = \"d000000000001003\"\nroot-key = \"{DEVICE_ROOT}\"\n"
+    ));
+    let config = site.load();
+    let names: Vec<_> = config.networks.iter().map(|network| (network.id.get(), network.name.as_str())).collect();
+    assert_eq!(names, [(0xa17, "fleet"), (0xb, "0x00000b")]);
+    assert!(config.networks.iter().all(|network| root_bytes(&network.root) == root_of_hex(NETWORK_KEY)));
+    // The public key and the gateway's private one make the root key and key id that the recorded firmware uses.
+    assert!(config.devices.iter().all(|device| root_bytes(&device.key.root) == root_of_hex(DEVICE_ROOT)));
+    let ids: Vec<_> = config.devices.iter().map(|device| (device.id.0 & 0xf, device.key.key_id)).collect();
+    assert_eq!(ids, [(1, DEVICE_KEY_ID), (2, KeyId::new(0x62_991a)), (3, None)]);
+    // A given key needs none in the data directory.
+    assert_eq!(std::fs::read_dir(&config.data_dir).unwrap().count(), 0);
+}
+
+#[test]
+fn the_factory_network_is_served_when_named_and_warned_of() {
+    let site = Site::new("\n[[network]]\nid = \"000000\"");
+    let config = site.load();
+    assert_eq!(root_bytes(&config.networks[0].root), root_bytes(&RootKey::new(crate::auth::keys::FACTORY_NETWORK_KEY)));
+    let place = format!("{}:3: network.id", site.path("fleet.toml"));
+    assert_eq!(
+        config.warnings,
+        [format!(
+            "{place}: network 0x000000 is the public factory network: everyone knows its key and can speak on it"
+        )]
+    );
+    let own_key = Site::new("[[network]]\nid = 0\nkey-file = \"fleet.key\"").load();
+    assert_eq!(root_bytes(&own_key.networks[0].root), root_of_hex(NETWORK_KEY));
+    assert!(own_key.warnings.is_empty());
+}
+
+#[test]
+fn without_credentials_only_loopback_addresses_serve_the_api() {
+    let site = Site::new("http-listen = \"0.0.0.0:8080\"");
+    assert_eq!(
+        site.error(),
+        "fleet.toml:1: http-listen: without credentials the API is served on a loopback address only, and 0.0.0.0:8080 \
+         is none; name the keys of its clients with --api-key-file, or listen on 127.0.0.1 or [::1]"
+    );
+    let with_keys = Flags { api_key_file: Some(site.path("api.keys")), ..site.flags() };
+    let config = Config::load(&with_keys, []).unwrap();
+    assert_eq!(config.api_keys.iter().map(ApiKey::text).collect::<Vec<_>>(), ["ik_0123456789abcdef"]);
+    for (address, allowed) in [
+        ("127.9.9.9:1", true),
+        ("[::1]:1", true),
+        ("[::ffff:127.0.0.1]:1", true),
+        ("[::]:1", false),
+        ("10.0.0.1:1", false),
+    ] {
+        let flags = Flags { http_listen: Some(address.to_owned()), ..site.flags() };
+        assert_eq!(Config::load(&flags, []).is_ok(), allowed, "{address}");
+    }
+}
+
+#[test]
+fn an_error_names_the_flag_or_variable_that_is_wrong() {
+    let site = Site::new("log = \"warn\"");
+    let flags = Flags { route_policy: Some("old".to_owned()), ..site.flags() };
+    let error = site.error_of(&flags, &[]);
+    assert_eq!(error, "--route-policy: \"old\" is none of its values; write newest or strict");
+    let error = site.error_of(&site.flags(), &[("LASTROUTE_UDP_LISTEN", "127.0.0.1:1,3001")]);
+    assert_eq!(
+        error,
+        "LASTROUTE_UDP_LISTEN: \"3001\" is not an IP address and port; \
+         write for example 127.0.0.1:8080 or [::1]:8080 (no host names)"
+    );
+    let twice = Flags { udp_listen: vec!["[::1]:1".to_owned(); 2], ..site.flags() };
+    assert_eq!(site.error_of(&twice, &[]), "--udp-listen: [::1]:1 is given twice; remove one of them");
+    let same = [("LASTROUTE_METRICS_LISTEN", "127.0.0.1:8080")];
+    assert_eq!(
+        site.error_of(&site.flags(), &same),
+        "LASTROUTE_METRICS_LISTEN: 127.0.0.1:8080 is the address of the API; \
+         use another, or leave it out: the API serves /metrics too"
+    );
+    let missing = Flags { config: Some("missing.toml".to_owned()), ..Flags::default() };
+    let error = "cannot read missing.toml: No such file or directory; create it or correct the path";
+    assert_eq!(site.error_of(&missing, &[]), format!("--config: {error}"));
+    let missing = [("LASTROUTE_CONFIG", "missing.toml")];
+    assert_eq!(site.error_of(&Flags::default(), &missing), format!("LASTROUTE_CONFIG: {error}"));
+}
+
+#[test]
+fn a_wrong_setting_leaves_no_trace() {
+    let site = Site::new("waiters-total = 0");
+    site.error();
+    assert!(!Path::new(&site.path("data")).exists());
+}
+
+#[test]
+fn no_secret_is_printed() {
+    let site = Site::new(&format!(
+        "cloud-key-file = \"cloud.key\"\napi-key-file = \"api.keys\"\n\
+         [[network]]\nid = \"000a17\"\nkey-file = \"fleet.key\"\n\
+         [[device]]\nid = \"d000000000001003\"\nroot-key = \"{DEVICE_ROOT}\"\n"
+    ));
+    let text = format!("{:?}", site.load());
+    // As text, and as a list of decimal bytes.
+    for secret in ["ik_", "0123456789", &NETWORK_KEY[..8], "92, 92", "17, 17", &DEVICE_ROOT[..8], "115, 29"] {
+        assert!(!text.contains(secret), "{secret} in {text}");
+    }
+    assert!(text.contains("api_keys: [***]"), "{text}");
+}
+
+#[test]
+fn the_example_is_valid_as_it_is_and_with_every_key_in_use() {
+    let example = include_str!("../../lastroute.example.toml");
+    assert!(Site::new(example).load().networks.is_empty());
+    // A '#' with no space after it stands before a key.
+    let used = |line: &str| match line.strip_prefix('#') {
+        Some(key) if key.starts_with(|first: char| first != ' ') => key.to_owned(),
+        _ => line.to_owned(),
+    };
+    let in_use = example.lines().map(used).collect::<Vec<_>>().join("\n");
+    for name in Name::ALL.into_iter().filter(|name| *name != Name::Config) {
+        assert!(in_use.contains(&format!("\n{} = ", name.key())), "{}", name.key());
+    }
+    let config = Site::new(&in_use).load();
+    assert_eq!((config.networks.len(), config.devices.len(), config.udp_listen.len()), (2, 3, 2));
+    assert_eq!((config.udp_receive_buffer, config.warnings.len()), (Some(64 << 20), 1));
+}
+
+#[test]
+fn an_error_in_the_file_names_line_key_and_remedy() {
+    let small_order = format!("[[device]]\nid = \"d000000000001003\"\npublic-key = \"{}=\"", "A".repeat(43));
+    for (toml, error) in [
+        (
+            "log = \"warn\"\nunregistered = \"maybe\"",
+            "fleet.toml:2: unregistered: \"maybe\" is none of its values; write allow or deny",
+        ),
+        (
+            "waiters-total = -1",
+            "fleet.toml:1: waiters-total: \"-1\" is not a whole number from 1 to 4294967295; \
+             write digits alone, for example 100000",
+        ),
+        (
+            "api-key-file = \"missing\"",
+            "fleet.toml:1: api-key-file: cannot read missing: No such file or directory; \
+             create it or correct the path",
+        ),
+        (
+            "cloud-key-file = \"api.keys\"",
+            "fleet.toml:1: cloud-key-file: api.keys is not a key file: it has 19 bytes; \
+             give 32 bytes as base64 (44 characters), as hex (64 digits), or raw",
+        ),
+        (
+            "data-dir = \"fleet.key/data\"",
+            "fleet.toml:1: data-dir: cannot make the directory fleet.key/data: Not a directory; \
+             make it for this user, or name another",
+        ),
+        (
+            &small_order,
+            "fleet.toml:3: device.public-key: the public key of device d000000000001003 is of small order: \
+             its root key would be known; give the key that the device made",
+        ),
+    ] {
+        let site = Site::new(toml);
+        let mut flags = site.flags();
+        flags.data_dir = flags.data_dir.filter(|_| !toml.starts_with("data-dir"));
+        assert_eq!(site.error_of(&flags, &[]), error, "{toml}");
+    }
+}
