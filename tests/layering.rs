@@ -203,7 +203,7 @@ fn what_points_sideways_or_up_is_caught_in_every_form() {
         ("table/mod.rs", "use crate::{auth::{self, keys}, waiters as w};"),
         ("table/mod.rs", "fn a() -> crate::api::Error { todo() }"),
         ("waiters.rs", "use super::wait::PacketWaits;"),
-        ("wait.rs", "use {std::sync::Arc, crate::ingest::Ingest};"),
+        ("wait/mod.rs", "use {std::sync::Arc, crate::ingest::Ingest};"),
         ("table/mod.rs", "use super::api::Error;"),
         ("table/side.rs", "use super::super::api::Error;"),
         ("wire/mod.rs", "pub(in crate::auth) fn a() {}"),

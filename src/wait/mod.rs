@@ -1,4 +1,4 @@
-//! Waiting for the next packet of a device: the table and the waiters together.
+//! Waiting for the next packet of a device, or of one of many: the table and the waiters together.
 //!
 //! ```
 //! # use std::{sync::Arc, time::Duration};
@@ -44,6 +44,8 @@
 //! assert!(snapshot.last_route.is_some());
 //! # }
 //! ```
+
+pub mod many;
 
 use std::sync::Arc;
 
@@ -103,6 +105,16 @@ pub enum WaitError {
     Full(#[from] Full),
 }
 
+impl Waited {
+    /// The position after which the next wait goes on.
+    pub const fn cursor(&self) -> Cursor {
+        match self {
+            Self::Packet { snapshot, .. } => snapshot.cursor,
+            Self::Reset { cursor, .. } | Self::TimedOut { cursor } => *cursor,
+        }
+    }
+}
+
 impl PacketWaits {
     /// Waits for what is recorded in `table` by whoever wakes `waiters`.
     pub fn new(table: Arc<RouteTable>, waiters: Arc<Waiters>) -> Self {
@@ -124,26 +136,32 @@ impl PacketWaits {
         after: Option<Cursor>,
         deadline: Instant,
     ) -> Result<Waited, WaitError> {
-        if !self.table.serves_unregistered() && self.table.registered_since(id).is_none() {
-            return Err(WaitError::NotRegistered);
-        }
-        let (present, snapshot) = self.present(id);
-        let base = after.unwrap_or(present);
-        if base.epoch != present.epoch {
-            return Ok(Waited::Reset { cursor: present, snapshot });
-        }
-        if base.n > present.n {
-            return Err(WaitError::AheadOfPresent { present });
-        }
-        if let Ok(found) = since(base, present, snapshot) {
-            return Ok(found);
-        }
+        let base = match self.begin(id, after)? {
+            Ok(found) => return Ok(found),
+            Err(base) => base,
+        };
         let wait = self.waiters.wait(id, || self.look(id, base).ok());
         match timeout_at(deadline, wait).await {
             Ok(found) => Ok(found?),
             // What was forgotten meanwhile woke nobody.
             Err(_) => Ok(self.look(id, base).unwrap_or_else(|cursor| Waited::TimedOut { cursor })),
         }
+    }
+
+    /// What is there without waiting. `Ok(Err)`: nothing newer than this position, after which to wait.
+    fn begin(&self, id: DeviceId, after: Option<Cursor>) -> Result<Result<Waited, Cursor>, WaitError> {
+        if !self.table.serves_unregistered() && self.table.registered_since(id).is_none() {
+            return Err(WaitError::NotRegistered);
+        }
+        let (present, snapshot) = self.present(id);
+        let base = after.unwrap_or(present);
+        if base.epoch != present.epoch {
+            return Ok(Ok(Waited::Reset { cursor: present, snapshot }));
+        }
+        if base.n > present.n {
+            return Err(WaitError::AheadOfPresent { present });
+        }
+        Ok(since(base, present, snapshot))
     }
 
     /// What happened since `base`, a position this device had during the wait. `Err`: nothing newer than this position.
@@ -174,77 +192,15 @@ fn since(base: Cursor, present: Cursor, snapshot: Option<Snapshot>) -> Result<Wa
 
 #[cfg(test)]
 #[cfg(not(feature = "shuttle"))]
+mod testing;
+
+#[cfg(test)]
+#[cfg(not(feature = "shuttle"))]
 mod tests {
+    use super::testing::{DEVICE, Gateway, MINUTE, OTHER, START};
     use super::*;
-    use crate::auth::keys::{Interface, RootKey};
-    use crate::auth::{open_with, seal_with};
-    use crate::clock::Timestamp;
-    use crate::id::KeyId;
-    use crate::table::route::{Outcome, Path};
-    use crate::table::{Packet, TableConfig, Unregistered};
-    use crate::waiters::WaitersConfig;
-    use crate::wire::frame::{Flags, Frame, Header, Layout, PacketType};
-    use std::time::Duration;
-    use tokio::task::{JoinHandle, yield_now};
-
-    const DEVICE: DeviceId = DeviceId(7);
-    const OTHER: DeviceId = DeviceId(8);
-    const START: Timestamp = Timestamp::from_gps(1_479_435_219);
-    const MINUTE: Duration = Duration::from_secs(60);
-
-    struct Gateway {
-        table: Arc<RouteTable>,
-        waiters: Arc<Waiters>,
-        waits: PacketWaits,
-    }
-
-    impl Gateway {
-        fn new(config: &TableConfig, per_device: usize) -> Self {
-            let table = Arc::new(RouteTable::new(config));
-            let waiters = Arc::new(Waiters::new(&WaitersConfig { per_device, total: 100 }));
-            let waits = PacketWaits::new(Arc::clone(&table), Arc::clone(&waiters));
-            Self { table, waiters, waits }
-        }
-
-        /// A packet of `id` with this sequence, as many seconds after the start, sealed and opened.
-        fn hear(&self, id: DeviceId, sequence: u16) {
-            let at = START.after(Duration::from_secs(sequence.into()));
-            let header = Header {
-                packet_type: PacketType::TDF,
-                flags: Flags(0),
-                key_id: KeyId::from_le_bytes([7, 0, 0]),
-                device_id: id,
-                gps_time: at.gps(),
-                sequence,
-                entropy: 4,
-            };
-            let key = RootKey::new([1; 32]).day_key(Interface::Udp, header.rotation());
-            let mut bytes = Vec::new();
-            seal_with(&key, &header, Layout::Unversioned, &[], &mut bytes);
-            let verified = open_with(&key, Frame::parse(&mut bytes, Layout::Unversioned).unwrap()).unwrap();
-            let path = &Path::Direct(([192, 0, 2, 1], 4000).into());
-            let packet = Packet { verified: &verified, path, may_move: true, application: None, at };
-            assert!(matches!(self.table.record(&packet), Outcome::Counted(_)), "{sequence}");
-            self.waiters.wake(id);
-        }
-
-        /// A wait of a minute, begun.
-        async fn begin(&self, id: DeviceId, after: Option<Cursor>) -> JoinHandle<Result<Waited, WaitError>> {
-            let waits = self.waits.clone();
-            let wait = async move { waits.wait_for_packet(id, after, Instant::now() + MINUTE).await };
-            let begun = tokio::spawn(wait);
-            yield_now().await;
-            begun
-        }
-
-        /// The answer of a wait that must not sleep.
-        async fn at_once(&self, id: DeviceId, after: Option<Cursor>) -> Result<Waited, WaitError> {
-            let begun = Instant::now();
-            let answer = self.waits.wait_for_packet(id, after, begun + MINUTE).await;
-            assert_eq!(Instant::now(), begun, "{answer:?}");
-            answer
-        }
-    }
+    use crate::table::{TableConfig, Unregistered};
+    use tokio::task::yield_now;
 
     fn gateway() -> Gateway {
         Gateway::new(&TableConfig { epoch: 9, ..TableConfig::default() }, 10)
