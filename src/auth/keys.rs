@@ -11,6 +11,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::clock::Timestamp;
 use crate::id::{DeviceId, KeyId};
+use crate::wire::container::RouteInterface;
 
 /// Frames of unusual days admitted to key derivation in any one second, in all (rule R0).
 pub const UNUSUAL_DAYS_PER_SECOND: u64 = 1000;
@@ -41,6 +42,16 @@ pub enum Interface {
 }
 
 impl Interface {
+    /// What a frame that a relay heard on `interface` was sealed for. A relay hears others over Bluetooth only
+    /// (docs/protocol.md, containers).
+    pub const fn heard_on(interface: RouteInterface) -> Option<Self> {
+        match interface {
+            RouteInterface::BtAdv => Some(Self::BtAdv),
+            RouteInterface::BtPeripheral | RouteInterface::BtCentral => Some(Self::BtGatt),
+            _ => None,
+        }
+    }
+
     const fn info(self) -> &'static [u8] {
         match self {
             Self::Udp => b"udp",

@@ -17,6 +17,11 @@ use keys::{DayKey, Interface, KeyRing};
 /// (rule R3).
 const NO_TIME_DAYS: std::ops::RangeInclusive<u32> = 14_605..=14_971;
 
+/// Whether frames of this key day are limited (rule R0): neither today or next to it, nor of a device without time.
+pub fn is_unusual_day(day: u32, now: Timestamp) -> bool {
+    day.abs_diff(now.gps() / SECONDS_PER_DAY) > 1 && !NO_TIME_DAYS.contains(&day)
+}
+
 /// Derived keys one thread remembers. A network needs three (yesterday, today, tomorrow) and one for each day its
 /// devices without time have been up; 64 of them are 4 KiB and fit the first-level cache.
 const CACHED_KEYS: usize = 64;
@@ -170,11 +175,8 @@ impl Authenticator {
             Some(key) => (key, Source::Cache),
             None => ring_key(ring, &name)?,
         };
-        if from == Source::Derived {
-            let near = header.rotation().abs_diff(now.gps() / SECONDS_PER_DAY) <= 1;
-            if !near && !NO_TIME_DAYS.contains(&header.rotation()) && !ring.admit_unusual_day(now) {
-                return Err(Refusal::DayLimited);
-            }
+        if from == Source::Derived && is_unusual_day(header.rotation(), now) && !ring.admit_unusual_day(now) {
+            return Err(Refusal::DayLimited);
         }
         let payload = &*aead(&key)
             .open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(associated), sealed)

@@ -11,14 +11,14 @@ use crate::auth::{Authenticator, Verified};
 use crate::clock::Timestamp;
 use crate::id::DeviceId;
 use crate::metrics::{Disposition, Tally};
-use crate::table::route::{Application, Counted, Outcome, Path, Relaying, canonical};
+use crate::table::accept::{Acceptance, Accepted};
+use crate::table::route::{Counted, Outcome, Path, Relaying, canonical};
 use crate::table::rules::{RouteChange, Step};
-use crate::table::{Packet, RoutePolicy, RouteTable};
+use crate::table::{RoutePolicy, RouteTable};
 use crate::waiters::Waiters;
-use crate::wire::container::{self, Content, Entry, RouteInterface};
+use crate::wire::container::{self, Content, Entry};
 use crate::wire::control;
-use crate::wire::frame::{Flags, Frame, FrameError, Header, Layout, Level, PacketType};
-use crate::wire::tdf;
+use crate::wire::frame::{Flags, Frame, Header, Layout, PacketType};
 
 use super::moves::{Move, MoveLog};
 pub use super::refusals::RefusalLog;
@@ -40,6 +40,13 @@ pub struct Core {
     pub refusals: RefusalLog,
     /// The routes that moved last.
     pub moves: Arc<MoveLog>,
+}
+
+impl Core {
+    /// What authentic packets are judged with.
+    fn acceptance(&self) -> Acceptance<'_> {
+        Acceptance { keys: &self.keys, table: &self.table, nonces: Some(&self.nonces), policy: self.policy }
+    }
 }
 
 /// A datagram as the socket gave it.
@@ -119,7 +126,7 @@ impl Pipeline {
         }
         let frame = match Frame::parse(bytes, Layout::Unversioned) {
             Ok(frame) => frame,
-            Err(error) => return Taken::refused(disposition_of(error)),
+            Err(error) => return Taken::refused(error.into()),
         };
         let verified = match self.authenticator.open(&self.core.keys, frame, Interface::Udp, at) {
             Ok(verified) => verified,
@@ -139,22 +146,13 @@ impl Pipeline {
 
     /// An authentic packet: rules R1 to R5 and R9.
     fn packet(&mut self, verified: &Verified<'_>, path: &Path, at: Timestamp) -> Taken {
-        if self.is_reflected(verified) {
-            return Taken::refused(Disposition::Reflected);
-        }
-        let announced = Announced::by(verified);
         let device_id = verified.header().device_id;
-        let may_move = self.core.policy == RoutePolicy::Newest
-            || verified.level() == Level::Device
-            || !self.core.keys.has_device(device_id);
-        let packet = Packet { verified, path, may_move, application: announced.application, at };
-        match self.core.table.record(&packet) {
-            Outcome::Counted(counted) => {
+        let accepted = self.core.acceptance().accept(verified, path, at);
+        let disposition = accepted.disposition();
+        match accepted {
+            Accepted::Recorded { outcome: Outcome::Counted(counted), malformed } => {
                 self.core.waiters.wake(device_id);
-                if let Some((remote, application)) = announced.remote {
-                    self.core.table.set_application(remote, application, at);
-                }
-                self.tally.malformed_tdf += u64::from(announced.malformed);
+                self.tally.malformed_tdf += u64::from(malformed);
                 if counted.change == RouteChange::Moved {
                     self.moved(verified, path, counted.former, at);
                 }
@@ -162,13 +160,14 @@ impl Pipeline {
                     device = %device_id, kind = verified.header().packet_type.name(), source = %path.source(),
                     rule = counted.step.name(), route = counted.change.name(), "packet"
                 );
-                Taken { disposition: Disposition::Accepted, step: Some(counted.step), counted: Some(counted) }
+                Taken { disposition, step: Some(counted.step), counted: Some(counted) }
             }
-            Outcome::Refused(step) => {
-                let disposition = if step == Step::TooOld { Disposition::TooOld } else { Disposition::Duplicate };
+            Accepted::Recorded { outcome: Outcome::Refused(step), .. } => {
                 Taken { disposition, step: Some(step), counted: None }
             }
-            Outcome::NotRegistered => Taken::refused(Disposition::NotRegistered),
+            Accepted::Recorded { outcome: Outcome::NotRegistered, .. } | Accepted::Reflected => {
+                Taken::refused(disposition)
+            }
         }
     }
 
@@ -178,16 +177,6 @@ impl Pipeline {
             let (device_id, trust) = (verified.header().device_id, verified.level().into());
             self.core.moves.push(Move { device_id, at, from, to: canonical(path.source()), trust });
         }
-    }
-
-    /// Rule R2: one of our own downlinks come back. What a relay decrypted has lost the entropy by which it would show.
-    fn is_reflected(&self, verified: &Verified<'_>) -> bool {
-        let header = verified.header();
-        header.packet_type.is_downlink_only()
-            || header.packet_type.is_both_ways()
-                && verified.entropy().is_some_and(|entropy| {
-                    self.core.nonces.is_own(header.device_id, header.gps_time, header.sequence, entropy)
-                })
     }
 
     /// Rule R7: at the level and by the key of the packet that asks, with the gateway's true time.
@@ -228,16 +217,8 @@ impl Pipeline {
     }
 
     fn entry(&mut self, outer: &Verified<'_>, entry: &Entry<'_>, source: SocketAddr, at: Timestamp) -> Disposition {
-        let Some(interface) = key_interface(entry.interface) else { return Disposition::UnknownInterface };
-        let path = Path::Relayed(Relaying {
-            relay: outer.header().device_id,
-            level: outer.level(),
-            address: source,
-            sequence: outer.header().sequence,
-            interface: entry.interface,
-            bt: entry.bt,
-            rssi_dbm: entry.rssi_dbm,
-        });
+        let Some(interface) = Interface::heard_on(entry.interface) else { return Disposition::UnknownInterface };
+        let path = Path::Relayed(Relaying::by(outer, entry, source));
         match entry.content {
             Content::Opened { header, payload } => {
                 self.packet(&Verified::on_word_of(outer, header, payload), &path, at).disposition
@@ -252,7 +233,7 @@ impl Pipeline {
         scratch.clear();
         scratch.extend_from_slice(bytes);
         let disposition = match Frame::parse(&mut scratch, Layout::Versioned) {
-            Err(error) => disposition_of(error),
+            Err(error) => error.into(),
             Ok(frame) => match self.authenticator.open(&self.core.keys, frame, interface, at) {
                 Ok(verified) => self.packet(&verified, path, at).disposition,
                 Err(refusal) => refusal.into(),
@@ -261,59 +242,4 @@ impl Pipeline {
         self.scratch = scratch;
         disposition
     }
-}
-
-fn disposition_of(error: FrameError) -> Disposition {
-    match error {
-        FrameError::Short { .. } => Disposition::Short,
-        FrameError::Oversize { .. } => Disposition::Oversize,
-        FrameError::Version(_) => Disposition::BadVersion,
-    }
-}
-
-/// The key a frame heard on `interface` was sealed with. A relay hears others over Bluetooth only (docs/protocol.md,
-/// containers).
-fn key_interface(interface: RouteInterface) -> Option<Interface> {
-    match interface {
-        RouteInterface::BtAdv => Some(Interface::BtAdv),
-        RouteInterface::BtPeripheral | RouteInterface::BtCentral => Some(Interface::BtGatt),
-        _ => None,
-    }
-}
-
-/// What the readings of a packet say.
-#[derive(Default)]
-struct Announced {
-    /// What the sender runs.
-    application: Option<Application>,
-    /// What another device runs.
-    remote: Option<(DeviceId, Application)>,
-    malformed: bool,
-}
-
-impl Announced {
-    fn by(verified: &Verified<'_>) -> Self {
-        match verified.header().packet_type {
-            PacketType::TDF => {
-                let (application, malformed) = application(verified.payload());
-                Self { application, malformed, remote: None }
-            }
-            PacketType::TDF_REMOTE => match tdf::split_remote(verified.payload()) {
-                Some((remote, readings)) => {
-                    let (application, malformed) = application(readings);
-                    Self { remote: application.map(|application| (remote, application)), malformed, application: None }
-                }
-                None => Self { malformed: true, ..Self::default() },
-            },
-            _ => Self::default(),
-        }
-    }
-}
-
-/// The application that readings announce, and whether they end in a fault.
-fn application(readings: &[u8]) -> (Option<Application>, bool) {
-    let scan = tdf::scan(readings);
-    let application =
-        scan.announce.map(|announce| Application { id: announce.application_id, version: announce.version });
-    (application, scan.fault.is_some())
 }

@@ -4,6 +4,7 @@
 //! and calls nobody. Lock order: a shard of the records, then the registered ids or the side records; the heap of
 //! unregistered devices is taken with no other lock held, and shards may be taken inside it.
 
+pub mod accept;
 pub mod ages;
 mod prefetch;
 mod record;

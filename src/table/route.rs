@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 
+use crate::auth::Verified;
 use crate::clock::Timestamp;
 use crate::id::{Cursor, DeviceId};
-use crate::wire::container::{BtAddress, RouteInterface};
+use crate::wire::container::{BtAddress, Entry, RouteInterface};
 use crate::wire::frame::{Level, PacketType};
 use crate::wire::tdf::Version;
 
@@ -74,6 +75,19 @@ pub struct Relaying {
 }
 
 impl Relaying {
+    /// How `entry` of the container `outer` came, whose datagram came from `address`.
+    pub const fn by(outer: &Verified<'_>, entry: &Entry<'_>, address: SocketAddr) -> Self {
+        Self {
+            relay: outer.header().device_id,
+            level: outer.level(),
+            address,
+            sequence: outer.header().sequence,
+            interface: entry.interface,
+            bt: entry.bt,
+            rssi_dbm: entry.rssi_dbm,
+        }
+    }
+
     /// Whether both lead to the device over the same relay, interface and Bluetooth address. The relay's own address and
     /// the signal strength may differ: they do not move the device.
     pub fn same_path(&self, other: &Self) -> bool {

@@ -253,6 +253,11 @@ pub const fn entries(payload: &[u8]) -> Entries<'_> {
 }
 
 impl<'a> Entries<'a> {
+    /// The bytes not read yet; none after a fault.
+    pub const fn rest(&self) -> &'a [u8] {
+        self.rest.0
+    }
+
     fn read(&mut self) -> Result<Entry<'a>, ContainerError> {
         let left = self.rest.remaining();
         let [low, high, rssi, interface] = self.rest.array().ok_or(ContainerError::Trailing { left })?;
@@ -362,6 +367,17 @@ mod tests {
         }
         let names = [0, 1, 2, 3, 4, 5, 10, 255].map(|id| RouteInterface::from_id(id).name());
         assert_eq!(names, ["serial", "udp", "bt_adv", "bt_peripheral", "bt_central", "unknown", "hci", "unknown"]);
+    }
+
+    #[test]
+    fn what_is_left_begins_at_the_next_entry_and_is_nothing_after_a_fault() {
+        let payload = [encoded(&[sealed(b"ab"), sealed(b"cde")]), vec![1]].concat();
+        let mut entries = entries(&payload);
+        let mut left = vec![entries.rest().len()];
+        while entries.next().is_some() {
+            left.push(entries.rest().len());
+        }
+        assert_eq!(left, [28, 15, 1, 0]);
     }
 
     #[test]

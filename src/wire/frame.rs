@@ -5,6 +5,7 @@
 use std::fmt;
 
 use crate::id::{DeviceId, KeyId};
+use crate::metrics::Disposition;
 
 /// Bytes of the Poly1305 tag that ends every frame.
 pub const TAG_LEN: usize = 16;
@@ -242,6 +243,16 @@ pub enum FrameError {
     /// A versioned frame that does not start with 0.
     #[error("frame version {0}, only 0 is known")]
     Version(u8),
+}
+
+impl From<FrameError> for Disposition {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::Short { .. } => Self::Short,
+            FrameError::Oversize { .. } => Self::Oversize,
+            FrameError::Version(_) => Self::BadVersion,
+        }
+    }
 }
 
 /// A parsed frame that nobody has authenticated. Holds the bytes mutably, so that it can be opened in place.
