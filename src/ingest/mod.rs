@@ -33,7 +33,7 @@ const ASK_FOR_DROPS: Duration = Duration::from_secs(1);
 /// Takes in what arrives at `socket` until `stop` turns true or its sender is gone.
 ///
 /// Work per wake-up is bounded: a batch is at most [`udp::RECEIVE_BATCH`], between two of them `stop` is looked at, and the
-/// runtime gets its turn when the budget it gives each task is used up. The clock is read once a batch. Nothing here waits
+/// runtime gets its turn when the budget it gives each task is used up. Clocks are read a few times a batch. Nothing here waits
 /// for anything but the socket.
 pub async fn run(
     socket: Arc<Socket>,
@@ -53,7 +53,9 @@ pub async fn run(
             received = receiver.receive() => match received {
                 Ok(0) => {}
                 Ok(_) => {
+                    let begun = Instant::now();
                     take_batch(&mut receiver, &mut sender, &mut pipeline, &mut reply, clock);
+                    counters.batches.observe(begun.elapsed());
                     pipeline.tally.receives += 1;
                 }
                 Err(error) => {

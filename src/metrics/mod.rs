@@ -1,6 +1,11 @@
 //! Names and counters of what happens on the packet path. They are rendered by the API.
 
+pub mod histogram;
+
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use histogram::Histogram;
 
 /// What became of a datagram or of an entry of a container: exactly one of these. The names are the `result` labels of
 /// the metrics and appear in logs.
@@ -113,18 +118,50 @@ impl Tally {
     }
 }
 
+/// Bounds of [`Counters::batches`]. A full batch takes about 30 microseconds, and several times that with acknowledgements
+/// (docs/performance.md). What takes milliseconds was held up: by another process, a lock, or a log that is not read.
+pub const BATCH_BOUNDS: [Duration; 13] = [
+    Duration::from_micros(10),
+    Duration::from_micros(25),
+    Duration::from_micros(50),
+    Duration::from_micros(100),
+    Duration::from_micros(250),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_micros(2500),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+];
+
 macro_rules! counters {
     ($($field:ident),*) => {
         /// The published counters of one ingest thread.
         ///
         /// Only that thread writes them, once a batch; a scrape reads them. Aligned so that two threads never share a
         /// cache line.
-        #[derive(Debug, Default)]
+        #[derive(Debug)]
         #[repr(align(128))]
         pub struct Counters {
+            /// How long each received batch took, from the end of the receive call to the last acknowledgement. Written once
+            /// a batch, by the same thread.
+            pub batches: Histogram<{ BATCH_BOUNDS.len() }>,
             datagrams: [AtomicU64; Disposition::ALL.len()],
             entries: [AtomicU64; Disposition::ALL.len()],
             $($field: AtomicU64,)*
+        }
+
+        impl Default for Counters {
+            fn default() -> Self {
+                Self {
+                    batches: Histogram::new(&BATCH_BOUNDS),
+                    datagrams: Default::default(),
+                    entries: Default::default(),
+                    $($field: Default::default(),)*
+                }
+            }
         }
 
         impl Counters {
