@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::hash::BuildHasher;
 use std::ops::Range;
 use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 #[cfg(feature = "shuttle")]
@@ -22,6 +23,7 @@ use std::sync::{
 };
 
 use crate::id::DeviceId;
+use crate::metrics::histogram::{Histogram, Reading};
 
 /// How many may wait.
 #[derive(Clone, Debug)]
@@ -58,6 +60,7 @@ pub struct Waiters {
     config: WaitersConfig,
     waiting: AtomicUsize,
     woken: AtomicU64,
+    latency: Histogram<{ LATENCY_BOUNDS.len() }>,
 }
 
 /// The waiters of some devices. Queues are never empty.
@@ -71,8 +74,18 @@ struct Shard {
 #[derive(Debug)]
 struct Waiter {
     ticket: u64,
-    /// Absent before the first look and after a wake-up: whoever is about to look needs no waking.
-    waker: Option<Waker>,
+    state: State,
+}
+
+/// What a waiter does.
+#[derive(Debug)]
+enum State {
+    /// Is about to look for the first time, so needs no waking.
+    Coming,
+    /// Sleeps until this is called.
+    Asleep(Waker),
+    /// Was woken at this moment and is about to look again, so needs no waking.
+    Woken(Instant),
 }
 
 /// A registered waiter; dropping it ends the registration, however the wait ended.
@@ -81,6 +94,27 @@ struct Place<'a> {
     id: DeviceId,
     ticket: u64,
 }
+
+/// Bounds of [`Waiters::latency`]. A waiter in the same process that has nothing else to do runs 10 to 100 microseconds after
+/// its packet. From a millisecond on the thread is busy, and after a second a person or a sleeping device notices.
+pub const LATENCY_BOUNDS: [Duration; 16] = [
+    Duration::from_micros(10),
+    Duration::from_micros(25),
+    Duration::from_micros(50),
+    Duration::from_micros(100),
+    Duration::from_micros(250),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_micros(2500),
+    Duration::from_millis(5),
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(50),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+];
 
 /// Independent locks, so that packets of different devices seldom meet; the ingest threads are far fewer.
 const SHARDS: usize = 64;
@@ -97,6 +131,7 @@ impl Waiters {
             config: config.clone(),
             waiting: AtomicUsize::new(0),
             woken: AtomicU64::new(0),
+            latency: Histogram::new(&LATENCY_BOUNDS),
         }
     }
 
@@ -108,14 +143,17 @@ impl Waiters {
         let place = self.enter(id)?;
         let found = poll_fn(|context| {
             // In this order: a packet that the look misses finds the waker.
-            place.set_waker(context.waker());
+            if let Some(woken) = place.set_waker(context.waker()) {
+                self.latency.observe(woken.elapsed());
+            }
             look().map_or(Poll::Pending, Poll::Ready)
         });
         Ok(found.await)
     }
 
     /// Wakes everyone who waits for `id`, in the order they came. To be called after a packet of `id` was taken into the
-    /// table. Costs a fence and a load when nobody waits for any device, and allocates nothing.
+    /// table. Costs a fence and a load when nobody waits for any device, reads the clock only for somebody who sleeps, and
+    /// allocates nothing.
     pub fn wake(&self, id: DeviceId) {
         // Here: packet written, fence, count read. In `enter`: count raised, fence, and later the look reads packets.
         // Of two such sequentially consistent fences one comes first, and what was written before it is seen after the
@@ -141,6 +179,11 @@ impl Waiters {
         self.woken.load(Ordering::Relaxed)
     }
 
+    /// From wake-ups to when the woken looked again. One that gave up in between is not among them.
+    pub fn latency(&self) -> Reading<{ LATENCY_BOUNDS.len() }> {
+        self.latency.read()
+    }
+
     fn enter(&self, id: DeviceId) -> Result<Place<'_>, Full> {
         let one_more = |waiting| (waiting < self.config.total).then_some(waiting + 1);
         self.waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).map_err(|_| Full::Total)?;
@@ -155,13 +198,13 @@ impl Waiters {
         let ticket = shard.next_ticket;
         shard.next_ticket += 1;
         let queue = shard.queues.entry(id).or_insert_with(|| VecDeque::with_capacity(1));
-        queue.push_back(Waiter { ticket, waker: None });
+        queue.push_back(Waiter { ticket, state: State::Coming });
         Ok(Place { waiters: self, id, ticket })
     }
 
     /// Wakes the first few of those who hold one of `tickets`; returns the tickets that are left.
     fn wake_batch(&self, id: DeviceId, tickets: Range<u64>) -> Range<u64> {
-        let mut batch = [const { None::<Waker> }; WAKE_BATCH];
+        let (mut batch, mut now) = ([const { None::<Waker> }; WAKE_BATCH], None);
         let left = {
             let mut shard = self.shard(id);
             // Whoever comes from now on sees the packet, so needs no waking; without an end, one who keeps coming back
@@ -171,7 +214,7 @@ impl Waiters {
             let first = queue.partition_point(|waiter| waiter.ticket < tickets.start);
             let mut sleeping = queue.range_mut(first..).take_while(|waiter| waiter.ticket < end);
             for (slot, waiter) in batch.iter_mut().zip(sleeping.by_ref()) {
-                *slot = waiter.waker.take();
+                *slot = waiter.state.wake(|| *now.get_or_insert_with(Instant::now));
             }
             sleeping.next().map_or(end, |waiter| waiter.ticket)..end
         };
@@ -190,17 +233,30 @@ impl Waiters {
     }
 }
 
+impl State {
+    /// The waker of one who sleeps, and does not from now on.
+    fn wake(&mut self, now: impl FnOnce() -> Instant) -> Option<Waker> {
+        let Self::Asleep(_) = self else { return None };
+        match std::mem::replace(self, Self::Woken(now())) {
+            Self::Asleep(waker) => Some(waker),
+            Self::Coming | Self::Woken(_) => None,
+        }
+    }
+}
+
 impl Place<'_> {
-    /// Wakers are cloned and dropped outside of the lock: both may run foreign code.
-    fn set_waker(&self, waker: &Waker) {
-        let mut waker = Some(waker.clone());
+    /// Falls asleep; gives when the waiter was woken, if it was since it last fell asleep. Wakers are cloned and dropped
+    /// outside of the lock: both may run foreign code.
+    fn set_waker(&self, waker: &Waker) -> Option<Instant> {
+        let mut state = State::Asleep(waker.clone());
         let mut shard = self.waiters.shard(self.id);
         if let Some(queue) = shard.queues.get_mut(&self.id)
             && let Ok(at) = queue.binary_search_by_key(&self.ticket, |waiter| waiter.ticket)
         {
-            std::mem::swap(&mut queue[at].waker, &mut waker);
+            std::mem::swap(&mut queue[at].state, &mut state);
         }
         drop(shard);
+        if let State::Woken(at) = state { Some(at) } else { None }
     }
 
     /// Takes the waiter out of its queue.
@@ -322,6 +378,31 @@ mod tests {
     }
 
     #[test]
+    fn each_wake_up_of_one_who_sleeps_is_timed_once_when_the_woken_one_runs() {
+        let waiters = waiters(10, 10);
+        let mut wait = pin!(waiters.wait(DEVICE, || None::<()>));
+        let mut gone = Box::pin(waiters.wait(DEVICE, || None::<()>));
+        let timed = || waiters.latency().count();
+        assert!(poll(&mut wait, Waker::noop()).is_pending() && poll(&mut gone, Waker::noop()).is_pending());
+        let begun = Instant::now();
+        waiters.wake(DEVICE);
+        waiters.wake(DEVICE);
+        assert_eq!((timed(), waiters.woken()), (0, 2), "neither has run");
+        drop(gone);
+        let after = Instant::now();
+        while after.elapsed().is_zero() {}
+        let least = after.elapsed().as_secs_f64();
+        assert!(poll(&mut wait, Waker::noop()).is_pending());
+        let (sum, most) = (waiters.latency().sum(), begun.elapsed().as_secs_f64());
+        assert!(0.0 < least && least <= sum && sum <= most, "{least} {sum} {most}");
+        assert!(poll(&mut wait, Waker::noop()).is_pending());
+        assert_eq!((timed(), waiters.woken()), (1, 2), "looked again by itself");
+        waiters.wake(DEVICE);
+        assert!(poll(&mut wait, Waker::noop()).is_pending());
+        assert_eq!((timed(), waiters.woken()), (2, 3));
+    }
+
+    #[test]
     fn a_waker_that_drops_another_wait_does_not_lock_up() {
         struct Dropping<F>(std::sync::Mutex<Option<F>>);
         impl<F: Send> Wake for Dropping<F> {
@@ -343,7 +424,7 @@ mod tests {
 
     #[test]
     fn a_waiter_stays_small() {
-        assert_eq!(size_of::<Waiter>(), 24);
+        assert_eq!(size_of::<Waiter>(), 32);
         assert_eq!(size_of::<(DeviceId, VecDeque<Waiter>)>(), 40);
     }
 }
