@@ -10,8 +10,7 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, prometheus_text};
-use prometheus_client::metrics::TypedMetric;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, prometheus_text};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -21,6 +20,8 @@ use crate::clock::Timestamp;
 use crate::metrics::{Counters, Disposition, Tally};
 use crate::table::RouteTable;
 use crate::waiters::Waiters;
+
+use super::samples::Samples;
 
 /// The value of `Content-Type`.
 pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
@@ -217,29 +218,6 @@ impl Scrape {
         samples.family("build_info", "Always 1; the label says which version runs.", "version", version)?;
         let started = self.started.0 as f64 / 1000.0;
         samples.one("start_time_seconds", "Unix time at which the gateway started.", ConstGauge::new(started))
-    }
-}
-
-/// Writes metrics without labels, and families of one label.
-struct Samples<'e>(DescriptorEncoder<'e>);
-
-impl Samples<'_> {
-    fn one(&mut self, name: &str, help: &str, metric: impl EncodeMetric) -> fmt::Result {
-        metric.encode(self.0.encode_descriptor(name, help, None, metric.metric_type())?)
-    }
-
-    fn family<L: AsRef<str>, M: EncodeMetric + TypedMetric>(
-        &mut self,
-        name: &str,
-        help: &str,
-        label: &str,
-        metrics: impl IntoIterator<Item = (L, M)>,
-    ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, None, M::TYPE)?;
-        for (value, metric) in metrics {
-            metric.encode(family.encode_family(&[(label, value.as_ref())])?)?;
-        }
-        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@ mod handlers;
 pub mod metrics_text;
 mod outgoing;
 pub mod router;
+mod samples;
 pub mod views;
 
 use std::convert::Infallible;
