@@ -57,7 +57,7 @@ impl Call<'_> {
         match endpoint {
             Endpoint::Health => self.ok(&views::Health { health: "ok" }),
             Endpoint::Ready => self.ready(),
-            Endpoint::Metrics => self.metrics(),
+            Endpoint::Metrics => self.metrics().await,
             Endpoint::Gateway => self.ok(&Box::pin(self.api.status()).await?),
             Endpoint::LastRoute(id) => self.last_route(id),
             // Boxed, so that waits do not take up as much.
@@ -76,7 +76,8 @@ impl Call<'_> {
         if *self.shutdown.borrow() { Err(ApiError::ShuttingDown) } else { self.ok(&views::Ready { ready: true }) }
     }
 
-    fn metrics(&self) -> Answer {
+    async fn metrics(&self) -> Answer {
+        self.api.census.look().await;
         let text = self.api.metrics.text().map_err(|_| ApiError::Internal)?;
         let mut response = Response::new(Bytes::from(text));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics_text::CONTENT_TYPE));
@@ -118,7 +119,7 @@ impl Call<'_> {
     }
 
     async fn wait_for_packet(&self, id: DeviceId, query: Result<WaitQuery, ApiError>, http2: bool) -> Answer {
-        let mut ending = Ending { api: self.api, outcome: WaitOutcome::Abandoned };
+        let mut ending = Ending { api: self.api, outcome: WaitOutcome::Abandoned, begun: self.begun };
         let answer = self.wait(id, query, http2, &mut ending).await;
         if ending.outcome == WaitOutcome::Abandoned && !matches!(answer, Err(ApiError::HalfClosed)) {
             ending.outcome = WaitOutcome::Refused;
@@ -195,11 +196,12 @@ impl Call<'_> {
 struct Ending<'a> {
     api: &'a Api,
     outcome: WaitOutcome,
+    begun: Instant,
 }
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
-        self.api.metrics.wait(self.outcome);
+        self.api.metrics.wait(self.outcome, self.begun.elapsed());
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::StatusCode;
 use prometheus_client::collector::Collector;
@@ -17,10 +18,12 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use crate::clock::Timestamp;
-use crate::metrics::{Counters, Disposition, Tally};
+use crate::metrics::histogram::{Histogram, Reading};
+use crate::metrics::{BATCH_BOUNDS, Counters, Disposition, Tally};
 use crate::table::RouteTable;
 use crate::waiters::Waiters;
 
+use super::census::{Census, Counted};
 use super::samples::Samples;
 
 /// The value of `Content-Type`.
@@ -75,10 +78,24 @@ struct RequestLabels {
     status: u16,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WaitLabels {
-    outcome: &'static str,
-}
+/// Bounds of a wait. Answers at once take less than a millisecond; the others say how long clients are willing to wait: the
+/// limits they name and ours, 60 s and 600 s, each with a second more, so that what ends by its limit counts there.
+const WAIT_BOUNDS: [Duration; 11] = [
+    Duration::from_millis(1),
+    Duration::from_millis(10),
+    Duration::from_millis(100),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(11),
+    Duration::from_secs(31),
+    Duration::from_secs(61),
+    Duration::from_secs(121),
+    Duration::from_secs(301),
+    Duration::from_secs(601),
+];
+
+/// Waits that ended in one way.
+type Waits = Histogram<{ WAIT_BOUNDS.len() }>;
 
 /// All metrics of the process.
 #[derive(Debug)]
@@ -86,7 +103,6 @@ pub(super) struct Metrics {
     registry: Registry,
     scrape: Arc<Scrape>,
     requests: Family<RequestLabels, Counter>,
-    waits: Family<WaitLabels, Counter>,
     connections: Gauge,
 }
 
@@ -94,22 +110,19 @@ impl Metrics {
     pub(super) fn new(
         table: Arc<RouteTable>,
         waiters: Arc<Waiters>,
+        census: Arc<Census>,
         ingest: Vec<IngestSource>,
         started: Timestamp,
     ) -> Self {
         let mut registry = Registry::with_prefix("lastroute");
         let requests = Family::<RequestLabels, Counter>::default();
         registry.register("http_requests", "Requests answered, by path template and status", requests.clone());
-        let waits = Family::<WaitLabels, Counter>::default();
-        for outcome in WaitOutcome::ALL {
-            drop(waits.get_or_create(&WaitLabels { outcome: outcome.label() }));
-        }
-        registry.register("waits", "Waits for a packet that ended, by how", waits.clone());
         let connections = Gauge::default();
         registry.register("http_connections", "HTTP connections open now", connections.clone());
-        let scrape = Arc::new(Scrape { table, waiters, ingest, started });
+        let waits = WaitOutcome::ALL.map(|_| Waits::new(&WAIT_BOUNDS));
+        let scrape = Arc::new(Scrape { table, waiters, census, ingest, waits, started });
         registry.register_collector(Box::new(Arc::clone(&scrape)));
-        Self { registry, scrape, requests, waits, connections }
+        Self { registry, scrape, requests, connections }
     }
 
     /// What the ingest threads have counted so far.
@@ -127,9 +140,9 @@ impl Metrics {
         self.requests.get_or_create(&RequestLabels { endpoint, status: status.as_u16() }).inc();
     }
 
-    /// A wait ended.
-    pub(super) fn wait(&self, outcome: WaitOutcome) {
-        self.waits.get_or_create(&WaitLabels { outcome: outcome.label() }).inc();
+    /// A wait ended, this long after it was asked for.
+    pub(super) fn wait(&self, outcome: WaitOutcome, took: Duration) {
+        self.scrape.waits[outcome as usize].observe(took);
     }
 
     /// HTTP connections open now.
@@ -150,13 +163,20 @@ impl Metrics {
 struct Scrape {
     table: Arc<RouteTable>,
     waiters: Arc<Waiters>,
+    census: Arc<Census>,
     ingest: Vec<IngestSource>,
+    waits: [Waits; WaitOutcome::ALL.len()],
     started: Timestamp,
 }
 
 impl Scrape {
     fn sum(&self) -> Tally {
         self.ingest.iter().map(|source| source.counters.read()).sum()
+    }
+
+    fn batches(&self) -> Reading<{ BATCH_BOUNDS.len() }> {
+        let readings = self.ingest.iter().map(|source| source.counters.batches.read());
+        readings.fold(Reading::empty(&BATCH_BOUNDS), |sum, more| sum.plus(&more))
     }
 
     fn receive_buffers(&self) -> BTreeMap<SocketAddr, u64> {
@@ -172,7 +192,9 @@ impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut samples = Samples(encoder);
         self.encode_ingest(&mut samples)?;
-        self.encode_state(&mut samples)
+        self.encode_devices(&mut samples)?;
+        self.encode_waits(&mut samples)?;
+        self.encode_process(&mut samples)
     }
 }
 
@@ -198,44 +220,72 @@ impl Scrape {
         ] {
             samples.one(name, help, ConstCounter::new(value))?;
         }
+        let help = "Time from the end of a receive call to the last answer to what it brought.";
+        samples.one("ingest_batch_seconds", help, self.batches())?;
         let buffers = self.receive_buffers().into_iter();
         let buffers = buffers.map(|(listen, bytes)| (listen.to_string(), ConstGauge::new(bytes as f64)));
         samples.family("udp_receive_buffer_bytes", "Receive buffer the kernel gave, by address.", "listen", buffers)
     }
 
-    fn encode_state(&self, samples: &mut Samples<'_>) -> fmt::Result {
+    fn encode_devices(&self, samples: &mut Samples<'_>) -> fmt::Result {
         let (devices, unregistered) = self.table.devices();
         for (name, help, value) in [
             ("devices", "Devices with a record.", devices),
             ("devices_unregistered", "Devices with a record that are not registered.", unregistered),
             ("side_records", "Devices of which unproven packets are remembered.", self.table.sides()),
-            ("waiters", "Waits for a packet that have not ended.", self.waiters.waiting()),
         ] {
             samples.one(name, help, ConstGauge::new(value as f64))?;
         }
+        let Some(Counted { at, ages }) = self.census.latest() else { return Ok(()) };
+        let heard = [("5m", ages.within_5m), ("1h", ages.within_1h), ("24h", ages.within_24h)];
+        let heard = heard.map(|(within, count)| (within, ConstGauge::new(count as f64)));
+        samples.family("devices_heard", "Devices by how long ago they were heard.", "within", heard)?;
+        let help = "Unix time at which the devices heard were counted.";
+        samples.one("devices_heard_timestamp_seconds", help, ConstGauge::new(seconds(at)))
+    }
+
+    fn encode_waits(&self, samples: &mut Samples<'_>) -> fmt::Result {
+        let waiting = ConstGauge::new(self.waiters.waiting() as f64);
+        samples.one("waiters", "Waits for a packet that have not ended.", waiting)?;
         samples.one("wakes", "Waiters woken by a packet.", ConstCounter::new(self.waiters.woken()))?;
+        let help = "Time from a packet's wake-up to when the woken waiter ran.";
+        samples.one("wake_latency_seconds", help, self.waiters.latency())?;
+        let waits = WaitOutcome::ALL.map(|outcome| (outcome.label(), self.waits[outcome as usize].read()));
+        let counts = waits.iter().map(|(outcome, waits)| (outcome, ConstCounter::new(waits.count())));
+        samples.family("waits", "Waits for a packet that ended, by how.", "outcome", counts)?;
+        samples.family("wait_seconds", "Time from a request to wait to its end, by how.", "outcome", waits)
+    }
+
+    fn encode_process(&self, samples: &mut Samples<'_>) -> fmt::Result {
         let version = [(env!("CARGO_PKG_VERSION"), ConstGauge::new(1.0))];
         samples.family("build_info", "Always 1; the label says which version runs.", "version", version)?;
-        let started = self.started.0 as f64 / 1000.0;
-        samples.one("start_time_seconds", "Unix time at which the gateway started.", ConstGauge::new(started))
+        let started = ConstGauge::new(seconds(self.started));
+        samples.one("start_time_seconds", "Unix time at which the gateway started.", started)
     }
+}
+
+fn seconds(at: Timestamp) -> f64 {
+    at.0 as f64 / 1000.0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
     use crate::table::TableConfig;
     use crate::waiters::WaitersConfig;
 
     fn metrics(ingest: Vec<IngestSource>) -> Metrics {
         let table = Arc::new(RouteTable::new(&TableConfig::default()));
         let waiters = Arc::new(Waiters::new(&WaitersConfig::default()));
-        Metrics::new(table, waiters, ingest, Timestamp(1_795_402_800_123))
+        let census = Arc::new(Census::new(Arc::clone(&table), Clock::default()));
+        Metrics::new(table, waiters, census, ingest, Timestamp(1_795_402_800_123))
     }
 
     fn source(listen: &str, tally: &Tally) -> IngestSource {
         let counters = Arc::new(Counters::default());
         counters.publish(&mut tally.clone());
+        counters.batches.observe(Duration::from_micros(30));
         IngestSource { listen: listen.parse().unwrap(), receive_buffer: 4096, counters }
     }
 
@@ -267,13 +317,17 @@ mod tests {
         has(&text, "lastroute_udp_kernel_drops_total 15");
         has(&text, "lastroute_udp_receive_buffer_bytes{listen=\"127.0.0.1:1\"} 8192.0");
         has(&text, "lastroute_udp_receive_buffer_bytes{listen=\"[::1]:2\"} 4096.0");
+        has(&text, "lastroute_ingest_batch_seconds_bucket{le=\"2.5e-05\"} 0");
+        has(&text, "lastroute_ingest_batch_seconds_bucket{le=\"5e-05\"} 3");
+        has(&text, "lastroute_ingest_batch_seconds_bucket{le=\"+Inf\"} 3");
+        has(&text, "lastroute_ingest_batch_seconds_count 3");
     }
 
     #[test]
     fn every_family_has_help_and_a_type_and_occurs_once() {
         let metrics = metrics(vec![source("127.0.0.1:1", &Tally::default())]);
         metrics.request("/health", StatusCode::OK);
-        metrics.wait(WaitOutcome::Reset);
+        metrics.wait(WaitOutcome::Reset, Duration::from_millis(60_001));
         let text = metrics.text().unwrap();
         let types: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
         assert_eq!(types.len(), text.lines().filter(|line| line.starts_with("# HELP ")).count());
@@ -285,5 +339,8 @@ mod tests {
         }
         has(&text, "lastroute_http_requests_total{endpoint=\"/health\",status=\"200\"} 1");
         has(&text, "lastroute_waits_total{outcome=\"reset\"} 1");
+        has(&text, "lastroute_wait_seconds_bucket{outcome=\"reset\",le=\"31\"} 0");
+        has(&text, "lastroute_wait_seconds_bucket{outcome=\"reset\",le=\"61\"} 1");
+        has(&text, "lastroute_wait_seconds_sum{outcome=\"reset\"} 60.001");
     }
 }

@@ -143,7 +143,7 @@ pub struct Api {
     moves: Arc<MoveLog>,
     clock: Clock,
     waits: PacketWaits,
-    census: Census,
+    census: Arc<Census>,
     access: Access,
     metrics: Metrics,
     config: ApiConfig,
@@ -162,8 +162,9 @@ impl Api {
         config: ApiConfig,
     ) -> Self {
         let waits = PacketWaits::new(Arc::clone(&table), Arc::clone(&waiters));
-        let census = Census::new(Arc::clone(&table), clock);
-        let metrics = Metrics::new(Arc::clone(&table), Arc::clone(&waiters), ingest, clock.now());
+        let census = Arc::new(Census::new(Arc::clone(&table), clock));
+        let (for_metrics, counted) = (Arc::clone(&waiters), Arc::clone(&census));
+        let metrics = Metrics::new(Arc::clone(&table), for_metrics, counted, ingest, clock.now());
         Self { table, waiters, moves, clock, waits, census, access, metrics, config }
     }
 }

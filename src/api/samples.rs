@@ -2,8 +2,10 @@
 
 use std::fmt;
 
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::TypedMetric;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::{MetricType, TypedMetric};
+
+use crate::metrics::histogram::Reading;
 
 /// Writes metrics without labels, and families of one label.
 pub(super) struct Samples<'e>(pub(super) DescriptorEncoder<'e>);
@@ -26,4 +28,19 @@ impl Samples<'_> {
         }
         Ok(())
     }
+}
+
+impl<const N: usize> EncodeMetric for Reading<N> {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let buckets: Vec<_> = self.buckets().collect();
+        encoder.encode_histogram::<NoLabelSet>(self.sum(), self.count(), &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        Self::TYPE
+    }
+}
+
+impl<const N: usize> TypedMetric for Reading<N> {
+    const TYPE: MetricType = MetricType::Histogram;
 }
