@@ -6,5 +6,6 @@
 mod gateway;
 mod harness;
 mod limits;
+mod metrics;
 mod routes;
 mod waiting;
