@@ -80,7 +80,7 @@ pub struct Waiting {
     pub woken: u64,
 }
 
-/// A route that moved to another address.
+/// A route that moved to another address. Of a route through a relay, both addresses are those of relays' datagrams.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteMove {
