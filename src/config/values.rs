@@ -113,7 +113,7 @@ pub(super) fn key_id(text: &str) -> Result<KeyId, Fault> {
 }
 
 /// A 24-bit key id, as a number.
-pub(super) fn key_id_number(number: i64) -> Result<KeyId, Fault> {
+pub(super) fn key_id_number(number: i128) -> Result<KeyId, Fault> {
     u32::try_from(number).ok().and_then(KeyId::new).ok_or_else(not_a_key_id)
 }
 
