@@ -26,11 +26,6 @@ use crate::waiters::Waiters;
 /// an operator waits.
 const DRAIN: Duration = Duration::from_secs(4);
 
-/// Bytes asked of the kernel for the receive buffer of a socket: over loopback it then holds 150 000 datagrams of 100 bytes,
-/// what a core takes in 0.2 s at its limit; drivers that charge more for each make it fewer. Kernels give less to ordinary
-/// users, which the log says.
-const RECEIVE_BUFFER: usize = 64 << 20;
-
 /// Networks named in the log at the start; of more, only how many.
 const NETWORKS_NAMED: usize = 32;
 
@@ -73,7 +68,7 @@ pub enum StartError {
 impl App {
     /// Binds every address before anything starts. If a thread cannot be started, those that run are told to stop.
     pub fn start(config: Config) -> Result<Self, StartError> {
-        let receive_buffer = config.udp_receive_buffer.unwrap_or(RECEIVE_BUFFER);
+        let receive_buffer = config.udp_receive_buffer;
         let sockets = config
             .udp_listen
             .iter()

@@ -3,23 +3,23 @@
 
 mod failure;
 mod log;
+mod serve;
 
+use std::io::Write;
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::app::App;
 use crate::clock::Clock;
-use crate::config::{self, Config, Flags};
+use crate::config;
 use crate::demo::{self, DemoArgs};
 use crate::simulate::args::{self, SimulateArgs};
 use crate::simulate::{self, Stats};
 pub use failure::Failure;
 pub use log::start_logging;
+pub use serve::{CheckFormat, ServeArgs};
 
 /// Front door for fleets of ePacket devices.
 ///
@@ -37,7 +37,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the gateway until SIGTERM or SIGINT
-    Serve(Flags),
+    Serve(ServeArgs),
     /// Run simulated devices against a gateway
     Simulate(SimulateArgs),
     /// Run a gateway and simulated devices together on this machine, to see what it does
@@ -50,39 +50,10 @@ pub enum Command {
 /// The command could not start, or failed.
 pub fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Serve(flags) => serve(&flags),
+        Command::Serve(arguments) => serve::run(&arguments),
         Command::Simulate(arguments) => simulate(&arguments),
         Command::Demo(arguments) => demo(&arguments),
     }
-}
-
-fn serve(flags: &Flags) -> Result<(), Failure> {
-    let config = Config::load(flags, std::env::vars_os()).map_err(Failure::configuration)?;
-    start_logging(&config.log);
-    let warnings = config.warnings.clone();
-    let (networks, devices) = (config.networks.len(), config.devices.len());
-    let public_key = STANDARD.encode(config.cloud_keys.public());
-    let runtime = runtime()?;
-    // Before anything is said to be ready: from then on a signal means an orderly end.
-    let interrupted = runtime.block_on(async { interrupted() })?;
-    let app = App::start(config).map_err(Failure::configuration)?;
-    // Not before: a start that fails is one line.
-    warn(&warnings);
-    let version = env!("CARGO_PKG_VERSION");
-    let metrics = app.metrics().map(tracing::field::display);
-    tracing::info!(version, http = %app.http(), metrics, networks, devices, public_key, "ready");
-    runtime.block_on(async {
-        tokio::select! {
-            signal = interrupted => {
-                tracing::info!(signal, "stopping");
-                Ok(())
-            }
-            thread = app.failed() => Err(Failure::Running(format!("thread {thread} ended; see the log above"))),
-        }
-    })?;
-    app.stop();
-    tracing::info!("stopped");
-    Ok(())
 }
 
 fn simulate(arguments: &SimulateArgs) -> Result<(), Failure> {
@@ -121,6 +92,16 @@ fn demo(arguments: &DemoArgs) -> Result<(), Failure> {
         };
         demo::run(arguments, stop).await.map_err(Failure::from)
     })
+}
+
+/// Writes to standard output. Whoever reads only the beginning, as `head` does, is no failure.
+fn print(bytes: &[u8]) -> Result<(), Failure> {
+    match std::io::stdout().lock().write_all(bytes) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::Running(format!("cannot write to standard output: {error}; make room or write elsewhere")))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn warn(warnings: &[String]) {

@@ -2,12 +2,14 @@
 //!
 //! `settings.rs` lays the sources over each other, `flags.rs` and `file.rs` are sources (`document.rs` knows where things
 //! stand in the file), `values.rs` says what a text means, `secrets.rs` reads and makes what is secret, `check.rs` says
-//! what settings mean together. Every error is one line: where, what is wrong, what to do.
+//! what settings mean together, `report.rs` tells the outcome and `probe.rs` what would be made. Every error is one line: where, what is wrong, what to do.
 
 mod check;
 mod document;
 mod file;
 mod flags;
+mod probe;
+mod report;
 mod secrets;
 mod settings;
 mod values;
@@ -22,7 +24,10 @@ use crate::clock::Clock;
 use crate::id::{DeviceId, KeyId};
 use crate::table::{RoutePolicy, TableConfig};
 use crate::waiters::WaitersConfig;
+use check::Kept;
+use file::{Listed, ListedNetwork};
 pub use flags::Flags;
+pub use report::{Report, ReportedDevice, ReportedNetwork, Setting};
 pub use secrets::ApiKey;
 use settings::{Name, Settings};
 use values::Fault;
@@ -34,8 +39,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where datagrams are received; at least one address, none twice. Port 0: any free one.
     pub udp_listen: Vec<SocketAddr>,
-    /// Receive buffer of each UDP socket in bytes. `None`: 64 MiB, or what the system gives.
-    pub udp_receive_buffer: Option<usize>,
+    /// Receive buffer to ask for at each UDP socket, in bytes. Systems may give less.
+    pub udp_receive_buffer: usize,
     /// Where the API is served. A loopback address unless there are API keys.
     pub http_listen: SocketAddr,
     /// Where `/metrics` is served without credentials. `None`: only as part of the API.
@@ -116,56 +121,84 @@ impl Config {
     /// Settles the configuration: file < `environment` < `flags`.
     ///
     /// Everything that is given is checked first. Then the data directory is made if it is missing, and on the first
-    /// start the gateway's key in it; only what needs that key, the root keys of devices, follows.
+    /// start the gateway's key in it; only what needs that key, the root keys of devices, follows. [`Report::of`] does
+    /// the same and makes nothing.
+    ///
+    /// # Errors
+    /// The first that is found: one line that says where, what is wrong and what to do.
     pub fn load(
         flags: &Flags,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {
-        let given = Settings::from_environment(environment)?.overridden_by(flags.settings());
-        let file = match given.path(Name::Config)? {
-            Some(path) => file::read(&path).map_err(|fault| fault.at(given.place(Name::Config)))??,
-            None => file::Contents::default(),
-        };
-        let settings = file.settings.overridden_by(given);
-        let mut warnings = file.warnings;
-        if file.networks.is_empty() && file.devices.is_empty() {
-            warnings
-                .push("no network and no device is configured, so no packet can be opened: add [[network]]".to_owned());
-        }
-
-        let log = settings.value(Name::Log, values::log_filter)?.unwrap_or_else(|| "info".to_owned());
-        let udp_listen = check::udp_addresses(&settings)?;
-        let udp_receive_buffer = settings.value(Name::UdpReceiveBuffer, values::buffer_size)?;
-        let table = check::table(&settings)?;
-        let route_policy = settings.value(Name::RoutePolicy, values::route_policy)?.unwrap_or_default();
-        let waiters = check::waiters(&settings)?;
-        let waiters_per_credential =
-            settings.value(Name::WaitersPerCredential, values::count)?.unwrap_or(WAITS_PER_CREDENTIAL);
-        let api_keys = check::api_keys(&settings, &mut warnings)?;
-        let (http_listen, metrics_listen) = check::http_addresses(&settings, !api_keys.is_empty())?;
-        let (data_dir, cloud_keys) = check::cloud_keys(&settings, &mut warnings)?;
-        let devices = file.devices.into_iter().map(|listed| check::device(listed, &cloud_keys));
-        let devices = devices.collect::<Result<_, _>>()?;
-
-        Ok(Self {
-            data_dir,
-            udp_listen,
-            udp_receive_buffer,
-            http_listen,
-            metrics_listen,
-            table,
-            route_policy,
-            waiters,
-            waiters_per_credential,
-            networks: file.networks.into_iter().map(|listed| listed.network).collect(),
-            devices,
-            cloud_keys,
-            api_keys,
-            clock: Clock::with_offset_seconds(flags.clock_offset),
-            log,
-            warnings,
-        })
+        settle(flags, environment, Missing::Make).map(|settled| settled.config)
     }
+}
+
+/// What to do about a data directory and a gateway's key that are missing.
+#[derive(Clone, Copy, Debug)]
+enum Missing {
+    Make,
+    Leave,
+}
+
+/// A configuration, and where it comes from.
+struct Settled {
+    config: Config,
+    settings: Settings,
+    networks: Vec<ListedNetwork>,
+    devices: Vec<Listed>,
+    kept: Kept,
+}
+
+fn settle(
+    flags: &Flags,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    missing: Missing,
+) -> Result<Settled, ConfigError> {
+    let given = Settings::from_environment(environment)?.overridden_by(flags.settings());
+    let file = match given.path(Name::Config)? {
+        Some(path) => file::read(&path).map_err(|fault| fault.at(given.place(Name::Config)))??,
+        None => file::Contents::default(),
+    };
+    let settings = file.settings.overridden_by(given);
+    let mut warnings = file.warnings;
+    if file.networks.is_empty() && file.devices.is_empty() {
+        warnings.push("no network and no device is configured, so no packet can be opened: add [[network]]".to_owned());
+    }
+
+    let log = settings.value(Name::Log, values::log_filter)?.unwrap_or_else(|| "info".to_owned());
+    let udp_listen = check::udp_addresses(&settings)?;
+    let udp_receive_buffer = check::udp_receive_buffer(&settings)?;
+    let table = check::table(&settings)?;
+    let route_policy = settings.value(Name::RoutePolicy, values::route_policy)?.unwrap_or_default();
+    let waiters = check::waiters(&settings)?;
+    let waiters_per_credential =
+        settings.value(Name::WaitersPerCredential, values::count)?.unwrap_or(WAITS_PER_CREDENTIAL);
+    let api_keys = check::api_keys(&settings, &mut warnings)?;
+    let (http_listen, metrics_listen) = check::http_addresses(&settings, !api_keys.is_empty())?;
+    let kept = check::kept(&settings, missing, &mut warnings)?;
+    let devices = file.devices.iter().map(|listed| check::device(listed, &kept.cloud_keys));
+    let devices = devices.collect::<Result<_, _>>()?;
+
+    let config = Config {
+        data_dir: kept.data_dir.clone(),
+        udp_listen,
+        udp_receive_buffer,
+        http_listen,
+        metrics_listen,
+        table,
+        route_policy,
+        waiters,
+        waiters_per_credential,
+        networks: file.networks.iter().map(|listed| listed.network.clone()).collect(),
+        devices,
+        cloud_keys: kept.cloud_keys.clone(),
+        api_keys,
+        clock: Clock::with_offset_seconds(flags.clock_offset),
+        log,
+        warnings,
+    };
+    Ok(Settled { config, settings, networks: file.networks, devices: file.devices, kept })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs::{DirBuilder, File};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,6 +13,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use zeroize::Zeroizing;
 
 use super::values::Fault;
+use super::{Missing, probe};
 use crate::auth::keys::KeyPair;
 
 /// Name of the gateway's own key in the data directory.
@@ -127,39 +128,66 @@ pub(super) fn no_api_key(path: &Path) -> Fault {
     Fault::new(format!("{} has no API key", path.display()), "write one ik... a line")
 }
 
-/// Makes the data directory, for this user alone, unless it is there.
-pub(super) fn make_data_dir(path: &Path) -> Result<(), Fault> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
+/// Makes the data directory, for this user alone, if it is missing; left missing, says so.
+pub(super) fn data_dir(path: &Path, missing: Missing) -> Result<bool, Fault> {
+    let made = match missing {
+        Missing::Make => DirBuilder::new().recursive(true).mode(0o700).create(path).map(|()| false),
+        Missing::Leave => probe::directory_is_missing(path),
+    };
+    made.map_err(|error| {
         let problem = format!("cannot make the directory {}: {}", path.display(), reason(&error));
         Fault::new(problem, "make it for this user, or name another with --data-dir")
     })
 }
 
+/// The file of the gateway's key in the data directory.
+pub(super) fn cloud_key_path(data_dir: &Path) -> PathBuf {
+    data_dir.join(CLOUD_KEY)
+}
+
 /// The gateway's key pair of the data directory, made on the first start. Of processes that start at once, all get the
-/// same.
-pub(super) fn cloud_key(data_dir: &Path, warnings: &mut Vec<String>) -> Result<KeyPair, Fault> {
-    let path = data_dir.join(CLOUD_KEY);
+/// same. Left missing, any key pair and `true`.
+pub(super) fn cloud_key(
+    data_dir: &Path,
+    missing: Missing,
+    warnings: &mut Vec<String>,
+) -> Result<(KeyPair, bool), Fault> {
+    let path = cloud_key_path(data_dir);
     // Not `Path::exists`, which takes a file that cannot be looked at for none.
-    match std::fs::symlink_metadata(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => make_cloud_key(data_dir, &path)?,
-        _ => {}
+    let absent = std::fs::symlink_metadata(&path).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+    match missing {
+        Missing::Make if absent => make_cloud_key(data_dir, &path)?,
+        Missing::Leave if absent => {
+            match probe::can_write_in(data_dir) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(not_made(&path, &error)),
+                _ => {}
+            }
+            let key = random_key().map_err(|error| not_made(&path, &error))?;
+            return Ok((KeyPair::from_private(*key), true));
+        }
+        Missing::Make | Missing::Leave => {}
     }
-    Ok(KeyPair::from_private(*key_file(&path, warnings)?))
+    Ok((KeyPair::from_private(*key_file(&path, warnings)?), false))
+}
+
+fn not_made(path: &Path, error: &std::io::Error) -> Fault {
+    let problem = format!("cannot make the gateway's key {}: {}", path.display(), reason(error));
+    Fault::new(problem, "let this user write to the directory, or name a key with --cloud-key-file")
+}
+
+fn random_key() -> Result<Secret, std::io::Error> {
+    let mut secret = Zeroizing::new([0; 32]);
+    SystemRandom::new()
+        .fill(secret.as_mut_slice())
+        .map_err(|_| std::io::Error::other("the system gives no random bytes"))?;
+    Ok(secret)
 }
 
 /// Writes a new key to a file of another name and gives it its own only when it is whole and durable: neither a crash nor
 /// a second process ever sees a part of it. If another process was first, its key stays.
 fn make_cloud_key(data_dir: &Path, path: &Path) -> Result<(), Fault> {
-    let failed = |error: &std::io::Error| {
-        let problem = format!("cannot make the gateway's key {}: {}", path.display(), reason(error));
-        Fault::new(problem, "let this user write to the directory, or name a key with --cloud-key-file")
-    };
-    let mut secret = Zeroizing::new([0; 32]);
-    SystemRandom::new()
-        .fill(secret.as_mut_slice())
-        .map_err(|_| failed(&std::io::Error::other("the system gives no random bytes")))?;
-    let text = Zeroizing::new(STANDARD.encode(secret.as_slice()) + "\n");
     let write = || {
+        let text = Zeroizing::new(STANDARD.encode(random_key()?.as_slice()) + "\n");
         // Made with mode 0600.
         let mut file = tempfile::NamedTempFile::new_in(data_dir)?;
         file.write_all(text.as_bytes())?;
@@ -170,7 +198,7 @@ fn make_cloud_key(data_dir: &Path, path: &Path) -> Result<(), Fault> {
             Err(error) => Err(error.error),
         }
     };
-    write().map_err(|error: std::io::Error| failed(&error))
+    write().map_err(|error: std::io::Error| not_made(path, &error))
 }
 
 /// Warns of a file of secrets that others than its owner may read.
@@ -332,18 +360,18 @@ mod tests {
     fn the_first_start_makes_a_key_that_later_starts_use() {
         let directory = tempfile::tempdir().unwrap();
         let data_dir = directory.path().join("new/data");
-        make_data_dir(&data_dir).unwrap();
+        super::data_dir(&data_dir, Missing::Make).unwrap();
         assert_eq!((mode(&data_dir), mode(data_dir.parent().unwrap())), (0o700, 0o700));
         let mut warnings = Vec::new();
-        let first = cloud_key(&data_dir, &mut warnings).unwrap();
+        let first = cloud_key(&data_dir, Missing::Make, &mut warnings).unwrap().0;
         assert_eq!(mode(&data_dir.join(CLOUD_KEY)), 0o600);
-        make_data_dir(&data_dir).unwrap();
-        let second = cloud_key(&data_dir, &mut warnings).unwrap();
+        super::data_dir(&data_dir, Missing::Make).unwrap();
+        let second = cloud_key(&data_dir, Missing::Make, &mut warnings).unwrap().0;
         assert_eq!((first.private(), warnings), (second.private(), vec![]));
         // Nothing else is left behind.
         assert_eq!(std::fs::read_dir(&data_dir).unwrap().count(), 1);
         let elsewhere = tempfile::tempdir().unwrap();
-        assert_ne!(cloud_key(elsewhere.path(), &mut Vec::new()).unwrap().private(), first.private());
+        assert_ne!(cloud_key(elsewhere.path(), Missing::Make, &mut Vec::new()).unwrap().0.private(), first.private());
     }
 
     #[test]
@@ -352,7 +380,7 @@ mod tests {
         let together = std::sync::Barrier::new(8);
         let start = || {
             together.wait();
-            *cloud_key(directory.path(), &mut Vec::new()).unwrap().private()
+            *cloud_key(directory.path(), Missing::Make, &mut Vec::new()).unwrap().0.private()
         };
         let keys: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
@@ -378,7 +406,7 @@ mod tests {
         write(&path, "").unwrap();
         let shown = path.display();
         assert_eq!(
-            make_data_dir(&path).unwrap_err().to_string(),
+            data_dir(&path, Missing::Make).unwrap_err().to_string(),
             format!(
                 "cannot make the directory {shown}: File exists; make it for this user, or name another with --data-dir"
             )

@@ -93,6 +93,8 @@ pub(super) enum Origin {
 struct Given {
     texts: Vec<String>,
     origin: Origin,
+    /// Sources that say something in vain, the strongest first.
+    overridden: Vec<Origin>,
 }
 
 /// Settings of one source, or of several laid over each other.
@@ -122,14 +124,31 @@ impl Settings {
     /// Sets one setting; no texts leave it as it is.
     pub(super) fn set(&mut self, name: Name, texts: Vec<String>, origin: Origin) {
         if !texts.is_empty() {
-            self.0.insert(name, Given { texts, origin });
+            self.0.insert(name, Given { texts, origin, overridden: Vec::new() });
         }
     }
 
     /// These settings, and where `other` has one, that one.
     pub(super) fn overridden_by(mut self, other: Self) -> Self {
-        self.0.extend(other.0);
+        for (name, mut given) in other.0 {
+            if let Some(Given { origin, overridden, .. }) = self.0.remove(&name) {
+                given.overridden.push(origin);
+                given.overridden.extend(overridden);
+            }
+            self.0.insert(name, given);
+        }
         self
+    }
+
+    /// Who gives the setting, the strongest first, whose texts hold; nobody if it is the default.
+    pub(super) fn sources(&self, name: Name) -> Vec<String> {
+        let told = |origin: &Origin| match origin {
+            Origin::File { path, line } => format!("{}:{line}", path.display()),
+            Origin::Environment => format!("environment {}", name.variable()),
+            Origin::Flag => format!("flag --{}", name.key()),
+        };
+        let given = self.0.get(&name).into_iter();
+        given.flat_map(|given| std::iter::once(&given.origin).chain(&given.overridden)).map(told).collect()
     }
 
     /// How errors name the setting: as the source that gave it does.
@@ -166,7 +185,7 @@ impl Settings {
 
     /// A path. One in a file is relative to the directory of that file, any other to the working directory.
     pub(super) fn path(&self, name: Name) -> Result<Option<PathBuf>, ConfigError> {
-        let Some(Given { texts, origin }) = self.0.get(&name) else { return Ok(None) };
+        let Some(Given { texts, origin, .. }) = self.0.get(&name) else { return Ok(None) };
         let text = texts.last().map_or("", String::as_str);
         if text.is_empty() {
             return Err(Fault::new("the path is empty", "name one, or leave the setting out").at(self.place(name)));

@@ -54,7 +54,9 @@ impl Site {
     }
 
     pub(super) fn error_of(&self, flags: &Flags, environment: &[(&str, &str)]) -> String {
+        let checked = Report::of(flags, variables(environment)).unwrap_err().to_string();
         let error = Config::load(flags, variables(environment)).unwrap_err().to_string();
+        assert_eq!(checked, error, "a check ends as a start does");
         assert_eq!(error.lines().count(), 1, "{error}");
         error.replace(&format!("{}/", self.0.path().display()), "")
     }
@@ -78,7 +80,7 @@ fn without_any_source_the_defaults_hold() {
     let config = site.load();
     assert_eq!(config.udp_listen, ["0.0.0.0:3001".parse().unwrap()]);
     assert_eq!(config.http_listen, "127.0.0.1:8080".parse().unwrap());
-    assert_eq!((config.metrics_listen, config.udp_receive_buffer), (None, None));
+    assert_eq!((config.metrics_listen, config.udp_receive_buffer), (None, 64 << 20));
     assert_eq!((config.table.unregistered, config.table.unregistered_limit), (Unregistered::Allow, 100_000));
     assert_eq!(config.route_policy, RoutePolicy::Newest);
     assert_eq!((config.waiters.per_device, config.waiters.total), (1000, 200_000));
@@ -238,5 +240,5 @@ fn the_example_is_valid_as_it_is_and_with_every_key_in_use() {
     }
     let config = Site::new(&in_use).load();
     assert_eq!((config.networks.len(), config.devices.len(), config.udp_listen.len()), (2, 3, 2));
-    assert_eq!((config.udp_receive_buffer, config.warnings.len()), (Some(64 << 20), 1));
+    assert_eq!((config.udp_receive_buffer, config.warnings.len()), (64 << 20, 1));
 }

@@ -76,22 +76,45 @@ pub(super) fn buffer_size(text: &str) -> Result<usize, Fault> {
     })
 }
 
+/// What [`buffer_size`] reads, for whole KiB.
+pub(super) fn size_text(bytes: usize) -> String {
+    match bytes >> 10 {
+        kib if kib.is_multiple_of(1 << 10) => format!("{}MiB", kib >> 10),
+        kib => format!("{kib}KiB"),
+    }
+}
+
 /// `allow` or `deny`.
 pub(super) fn unregistered(text: &str) -> Result<Unregistered, Fault> {
-    choice(text, [("allow", Unregistered::Allow), ("deny", Unregistered::Deny)])
+    choice(text, [Unregistered::Allow, Unregistered::Deny], unregistered_text)
+}
+
+/// What [`unregistered`] reads.
+pub(super) const fn unregistered_text(value: Unregistered) -> &'static str {
+    match value {
+        Unregistered::Allow => "allow",
+        Unregistered::Deny => "deny",
+    }
 }
 
 /// `newest` or `strict`.
 pub(super) fn route_policy(text: &str) -> Result<RoutePolicy, Fault> {
-    choice(text, [("newest", RoutePolicy::Newest), ("strict", RoutePolicy::Strict)])
+    choice(text, [RoutePolicy::Newest, RoutePolicy::Strict], route_policy_text)
 }
 
-fn choice<T>(text: &str, choices: [(&str, T); 2]) -> Result<T, Fault> {
-    let names = format!("{} or {}", choices[0].0, choices[1].0);
-    let chosen = choices.into_iter().find(|(name, _)| *name == text);
-    chosen
-        .map(|(_, value)| value)
-        .ok_or_else(|| Fault::new(format!("{text:?} is none of its values"), format!("write {names}")))
+/// What [`route_policy`] reads.
+pub(super) const fn route_policy_text(value: RoutePolicy) -> &'static str {
+    match value {
+        RoutePolicy::Newest => "newest",
+        RoutePolicy::Strict => "strict",
+    }
+}
+
+fn choice<T: Copy>(text: &str, choices: [T; 2], name: fn(T) -> &'static str) -> Result<T, Fault> {
+    choices.into_iter().find(|choice| name(*choice) == text).ok_or_else(|| {
+        let names = choices.map(name).join(" or ");
+        Fault::new(format!("{text:?} is none of its values"), format!("write {names}"))
+    })
 }
 
 /// What to log: a level, or levels by module.
@@ -155,6 +178,9 @@ mod tests {
     fn sizes_carry_their_unit() {
         assert_eq!(buffer_size("4KiB"), Ok(4096));
         assert_eq!(buffer_size("64 MiB"), Ok(67_108_864));
+        for text in ["4KiB", "1MiB", "1025KiB", "1023MiB"] {
+            assert_eq!(buffer_size(text).map(size_text).as_deref(), Ok(text));
+        }
         for bad in ["", "4096", "64MB", "64", "MiB", "0MiB", "1KiB", "1GiB", "1048576KiB", "4294967295GiB", "1.5MiB"] {
             assert!(buffer_size(bad).is_err(), "{bad}");
         }

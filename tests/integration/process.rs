@@ -150,6 +150,30 @@ fn bad_configuration_is_one_line_with_file_key_and_remedy() {
 }
 
 #[test]
+fn a_check_tells_the_configuration_and_starts_and_makes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let taken = UdpSocket::bind(ANY_PORT).unwrap().local_addr().unwrap().to_string();
+    let check = |format: &str| {
+        let mut command = lastroute(&["serve", format, "--udp-listen", &taken, "--http-listen", ANY_PORT]);
+        let output = command.env("LASTROUTE_LOG", "debug").arg("--data-dir").arg(&data).output().unwrap();
+        assert!(output.stderr.is_empty(), "{output:?}");
+        succeeded(&output)
+    };
+    let text = check("--check");
+    for part in [&taken, "flag --udp-listen", "environment LASTROUTE_LOG", "would be made", "None was started"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let json: Value = serde_json::from_str(&check("--check=json")).unwrap();
+    assert_eq!(json["settings"][4]["value"], taken.as_str());
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing was made");
+    let error = refused(lastroute(&["serve", "--check"]).env("LASTROUTE_ROUTE_POLICY", "old"));
+    assert!(error.starts_with("lastroute: LASTROUTE_ROUTE_POLICY: "), "{error}");
+    let error = refused(lastroute(&["serve"]).env("LASTROUTE_CHECK", "text"));
+    assert!(error.starts_with("lastroute: LASTROUTE_CHECK: no such setting"), "{error}");
+}
+
+#[test]
 fn a_port_in_use_is_one_line_with_the_address_and_the_flag() {
     let data = tempfile::tempdir().unwrap();
     let (udp, tcp) = (UdpSocket::bind(ANY_PORT).unwrap(), TcpListener::bind(ANY_PORT).unwrap());

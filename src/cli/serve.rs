@@ -1,0 +1,82 @@
+//! `serve`: the gateway until a signal, or a look at its configuration.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::{Args, ValueEnum};
+
+use super::{Failure, interrupted, print, runtime, start_logging, warn};
+use crate::app::App;
+use crate::config::{Config, Flags, Report};
+
+/// Arguments of `serve`.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// The settings of the gateway.
+    #[command(flatten)]
+    pub flags: Flags,
+    /// Check the configuration, print what it comes to and where each value is from, and start nothing: no socket is
+    /// opened and no file made. As text, or with =json as JSON. Default: off
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "text",
+        hide_possible_values = true
+    )]
+    pub check: Option<CheckFormat>,
+}
+
+/// How a checked configuration is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CheckFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+pub(super) fn run(arguments: &ServeArgs) -> Result<(), Failure> {
+    match arguments.check {
+        Some(format) => check(&arguments.flags, format),
+        None => serve(&arguments.flags),
+    }
+}
+
+fn check(flags: &Flags, format: CheckFormat) -> Result<(), Failure> {
+    let report = Report::of(flags, std::env::vars_os()).map_err(Failure::configuration)?;
+    let text = match format {
+        CheckFormat::Text => report.to_string(),
+        CheckFormat::Json => serde_json::to_string_pretty(&report).map_err(Failure::running)?,
+    };
+    print((text + "\n").as_bytes())
+}
+
+fn serve(flags: &Flags) -> Result<(), Failure> {
+    let config = Config::load(flags, std::env::vars_os()).map_err(Failure::configuration)?;
+    start_logging(&config.log);
+    let warnings = config.warnings.clone();
+    let (networks, devices) = (config.networks.len(), config.devices.len());
+    let public_key = STANDARD.encode(config.cloud_keys.public());
+    let runtime = runtime()?;
+    // Before anything is said to be ready: from then on a signal means an orderly end.
+    let interrupted = runtime.block_on(async { interrupted() })?;
+    let app = App::start(config).map_err(Failure::configuration)?;
+    // Not before: a start that fails is one line.
+    warn(&warnings);
+    let version = env!("CARGO_PKG_VERSION");
+    let metrics = app.metrics().map(tracing::field::display);
+    tracing::info!(version, http = %app.http(), metrics, networks, devices, public_key, "ready");
+    runtime.block_on(async {
+        tokio::select! {
+            signal = interrupted => {
+                tracing::info!(signal, "stopping");
+                Ok(())
+            }
+            thread = app.failed() => Err(Failure::Running(format!("thread {thread} ended; see the log above"))),
+        }
+    })?;
+    app.stop();
+    tracing::info!("stopped");
+    Ok(())
+}
