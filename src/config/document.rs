@@ -12,6 +12,9 @@ use super::ConfigError;
 use super::settings::{Name, nearest};
 use super::values::Fault;
 
+/// Unknown keys are quoted up to this length: longer than any known one, shorter than any secret of 32 bytes.
+const LONGEST_SHOWN: usize = 30;
+
 /// The text of a file and where its lines end.
 pub(super) struct Document<'a> {
     path: &'a Path,
@@ -94,8 +97,9 @@ impl<'a> Table<'a> {
             Some(near) => format!("write {near}, or remove it"),
             None => format!("use one of {}, or remove it", known.join(", ")),
         };
-        let line = self.document.line(&key.span());
-        Err(Fault::new("no such key", remedy).at(self.place(line, &text.escape_debug().to_string())))
+        // A long one may be a secret that lost its name.
+        let shown = if text.len() > LONGEST_SHOWN { "***".to_owned() } else { text.escape_debug().to_string() };
+        Err(Fault::new("no such key", remedy).at(self.place(self.document.line(&key.span()), &shown)))
     }
 
     /// The value of a key, if it is given.

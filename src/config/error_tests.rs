@@ -46,6 +46,10 @@ fn an_unknown_key_is_an_error_that_says_which_one_may_be_meant() {
         ("[[networks]]\nid = \"000a17\"", "1: networks: no such key; write network, or remove it"),
         ("\"a\\nb\" = 1\nz = 1", &format!("1: a\\nb: no such key; use one of {}, or remove it", all_keys())),
         (&format!("{NETWORK}key = \"x\""), "4: network.key: no such key; use one of id, name, key-file, or remove it"),
+        (
+            &format!("{NETWORK}{DEVICE_ROOT} = \"x\""),
+            "4: network.***: no such key; use one of id, name, key-file, or remove it",
+        ),
         (&format!("{NETWORK}keyfile = \"x\""), "4: network.keyfile: no such key; write key-file, or remove it"),
         (
             &format!("{DEVICE}root_key = \"x\"\nroot_key_file = \"x\""),

@@ -250,6 +250,10 @@ mod tests {
             format!("{DEVICE}root-key = \"{KEY}"),
             format!("{DEVICE}root-key = {KEY}"),
             format!("[[device]]\nid = 5\nroot-key = \"{KEY}\""),
+            format!("{DEVICE}{KEY} = 1"),
+            format!("{KEY} = 1"),
+            format!("{KEY} = "),
+            format!("{DEVICE}root-key = \"\"\"\n{KEY}="),
             format!("device = [{{ root-key = \"{KEY}\", id = 5 }}]"),
         ] {
             let error = error(&toml);
