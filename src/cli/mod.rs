@@ -1,8 +1,9 @@
-//! The command line: what each command does. Where the log goes is in `log.rs`, how it can end in `failure.rs`; what a
-//! flag means is decided in `config`.
+//! The command line: what each command does. Where the log goes is in `log.rs`, how it can end in `failure.rs`,
+//! completions and man pages in `pages.rs`; what a flag means is decided in `config`.
 
 mod failure;
 mod log;
+mod pages;
 mod serve;
 
 use std::io::Write;
@@ -19,6 +20,7 @@ use crate::simulate::args::{self, SimulateArgs};
 use crate::simulate::{self, Stats};
 pub use failure::Failure;
 pub use log::start_logging;
+pub use pages::{CompletionsArgs, ManArgs};
 pub use serve::{CheckFormat, ServeArgs};
 
 /// Front door for fleets of ePacket devices.
@@ -42,6 +44,10 @@ pub enum Command {
     Simulate(SimulateArgs),
     /// Run a gateway and simulated devices together on this machine, to see what it does
     Demo(DemoArgs),
+    /// Print the completions of a shell
+    Completions(CompletionsArgs),
+    /// Print the man page of lastroute, or write those of all commands
+    Man(ManArgs),
 }
 
 /// Runs a command to its end.
@@ -53,6 +59,8 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Simulate(arguments) => simulate(&arguments),
         Command::Demo(arguments) => demo(&arguments),
+        Command::Completions(arguments) => pages::completions(&arguments),
+        Command::Man(arguments) => pages::man(&arguments),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The flags of `serve`. They carry text; the meaning is the same from every source.
 
-use clap::Args;
+use clap::{Args, ValueHint};
 
 use super::settings::{Name, Origin, Settings};
 
@@ -13,17 +13,17 @@ use super::settings::{Name, Origin, Settings};
 )]
 pub struct Flags {
     /// Configuration file (TOML). Default: none, no file is looked for
-    #[arg(long, value_name = "FILE", help_heading = "Files")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Files")]
     pub config: Option<String>,
     /// Directory of everything the gateway keeps; made if it is missing. Default: lastroute-data
-    #[arg(long, value_name = "DIR", help_heading = "Files")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Files")]
     pub data_dir: Option<String>,
     /// The gateway's private X25519 key: 32 bytes as base64, hex or raw. Default: cloud-key in the data directory, made
     /// on first start
-    #[arg(long, value_name = "FILE", help_heading = "Files")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Files")]
     pub cloud_key_file: Option<String>,
     /// Keys that clients of the API show, one `ik...` a line. Default: none, and the API is open, on loopback only
-    #[arg(long, value_name = "FILE", help_heading = "Files")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Files")]
     pub api_key_file: Option<String>,
     /// Address and port to receive datagrams on; may be repeated. Default: 0.0.0.0:3001
     #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Addresses")]
