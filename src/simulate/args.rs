@@ -32,10 +32,10 @@ pub struct SimulateArgs {
     /// Their network, six hex digits. Default: 000000, the factory network, whose key is public
     #[arg(long, value_name = "ID", requires = "network_key_file")]
     pub network: Option<KeyId>,
-    /// The root key of their network, the file the gateway reads
+    /// The root key of their network, the file the gateway reads. Default: none, for the factory network
     #[arg(long, value_name = "FILE", requires = "network")]
     pub network_key_file: Option<PathBuf>,
-    /// The gateway's public key, 32 bytes as base64. Without it all traffic is network level
+    /// The gateway's public key, 32 bytes as base64. Default: none, and all traffic is network level
     #[arg(long, value_name = "BASE64", value_parser = public_key)]
     pub cloud_public_key: Option<PublicKey>,
     /// Time from one packet of a device to its next. Default: 10s
@@ -65,7 +65,7 @@ pub struct SimulateArgs {
     /// How long to run. Default: until interrupted
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub duration: Option<Duration>,
-    /// Write the gateway's configuration of these devices to a new file, and do nothing else
+    /// Write the gateway's configuration of these devices to a new file, and do nothing else. Default: none
     #[arg(long, value_name = "FILE", requires = "cloud_public_key")]
     pub write_config: Option<PathBuf>,
 }

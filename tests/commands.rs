@@ -1,0 +1,295 @@
+//! Help, man pages, completions and README describe the same command line.
+//!
+//! For every visible flag of every command: the help says its default (`Default: X` at its end; a default of clap; or
+//! it is required, or a switch), the man page of the command has it, and README.md has one row
+//!
+//! ```text
+//! | `--name` | default | meaning |
+//! ```
+//!
+//! whose default is the one of the help, backticks aside: `required` for what is required, `off` for a switch. A row
+//! belongs to the command that the nearest heading above it names, the heading of its section or of one around it: a
+//! heading names a command when the name is a word of it, as in "### `simulate`" or "### Settings of `serve`". Rows of
+//! flags that do not exist, and rows under no command, are errors.
+#![cfg(feature = "server")]
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::process::Command as Process;
+
+use clap::{Arg, ArgAction, Command, CommandFactory};
+use lastroute::cli::Cli;
+use lastroute::config::{Flags, Report};
+
+const README: &str = include_str!("../README.md");
+const EXAMPLE: &str = include_str!("../lastroute.example.toml");
+
+fn cli() -> Command {
+    let mut cli = Cli::command();
+    cli.build();
+    cli
+}
+
+/// The commands a person can give, but for `help`.
+fn commands(cli: &Command) -> impl Iterator<Item = &Command> {
+    cli.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help")
+}
+
+/// The flags a person can give, but for those every command has.
+fn flags(command: &Command) -> impl Iterator<Item = (&str, &Arg)> {
+    let visible = command.get_arguments().filter(|flag| !flag.is_hide_set());
+    visible.filter_map(|flag| Some((flag.get_long()?, flag))).filter(|(name, _)| !["help", "version"].contains(name))
+}
+
+fn help(flag: &Arg) -> String {
+    flag.get_help().map(ToString::to_string).unwrap_or_default()
+}
+
+/// The default that the help of a flag says, if it says one.
+fn default(flag: &Arg) -> Option<String> {
+    let said = help(flag).split_once("Default: ").map(|(_, default)| default.to_owned());
+    let of_clap: Vec<_> = flag.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+    match flag.get_action() {
+        _ if flag.is_required_set() => Some("required".to_owned()),
+        ArgAction::SetTrue | ArgAction::SetFalse | ArgAction::Count => Some("off".to_owned()),
+        _ if said.is_some() => said,
+        _ => (!of_clap.is_empty()).then(|| of_clap.join(",")),
+    }
+}
+
+/// A row of a table of flags: the flag, its default without backticks, and its meaning.
+#[derive(Debug, PartialEq, Eq)]
+struct Row<'a> {
+    command: Option<&'a str>,
+    flag: &'a str,
+    default: String,
+    meaning: &'a str,
+}
+
+fn rows<'a>(readme: &'a str, names: &[&'a str]) -> Vec<Row<'a>> {
+    let mut headings: Vec<(usize, Option<&str>)> = Vec::new();
+    let mut rows = Vec::new();
+    for line in readme.lines() {
+        let level = line.bytes().take_while(|byte| *byte == b'#').count();
+        if level > 0 {
+            let words: Vec<_> = line.split(|letter: char| !letter.is_alphanumeric() && letter != '-').collect();
+            headings.retain(|(above, _)| *above < level);
+            headings.push((level, names.iter().copied().find(|name| words.contains(name))));
+        } else if let Some(row) = line.strip_prefix("| `--") {
+            let command = headings.iter().rev().find_map(|(_, name)| *name);
+            let cells: Vec<_> = row.trim_end().trim_end_matches('|').splitn(3, " | ").collect();
+            let [flag, default, meaning] = cells[..] else { panic!("not a row of three cells: {line}") };
+            let flag = flag.trim_end_matches('`');
+            rows.push(Row { command, flag, default: default.replace('`', ""), meaning: meaning.trim() });
+        }
+    }
+    rows
+}
+
+/// Everything wrong with the descriptions of flags in the help and a README.
+fn problems(cli: &Command, readme: &str) -> Vec<String> {
+    let names: Vec<_> = commands(cli).map(Command::get_name).collect();
+    let rows = rows(readme, &names);
+    let mut problems: Vec<String> = rows
+        .iter()
+        .filter(|row| row.command.is_none())
+        .map(|row| format!("README: --{} stands under no heading that names a command", row.flag))
+        .collect();
+    for command in commands(cli) {
+        let name = command.get_name();
+        let own: Vec<_> = rows.iter().filter(|row| row.command == Some(name)).collect();
+        for row in &own {
+            if !flags(command).any(|(flag, _)| flag == row.flag) {
+                problems.push(format!("README: {name} has no flag --{}", row.flag));
+            }
+        }
+        for (flag, arg) in flags(command) {
+            problems.extend(problem(arg, &own, flag).map(|problem| format!("{name} --{flag}: {problem}")));
+        }
+    }
+    problems
+}
+
+fn problem(arg: &Arg, rows: &[&Row<'_>], flag: &str) -> Option<String> {
+    let Some(default) = default(arg) else { return Some("its help says no default".to_owned()) };
+    if help(arg).is_empty() {
+        return Some("no help".to_owned());
+    }
+    match rows.iter().filter(|row| row.flag == flag).collect::<Vec<_>>()[..] {
+        [row] if row.meaning.is_empty() => Some("its row in README has no meaning".to_owned()),
+        [row] if row.default != default => {
+            Some(format!("README says the default is {:?}, the help {default:?}", row.default))
+        }
+        [_] => None,
+        [] => Some(format!("no row `| `--{flag}` | {default} | ... |` in README")),
+        _ => Some("several rows in README".to_owned()),
+    }
+}
+
+fn lastroute(arguments: &[&str]) -> String {
+    let output = Process::new(env!("CARGO_BIN_EXE_lastroute")).args(arguments).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn help_and_readme_agree_on_every_flag() {
+    let problems = problems(&cli(), README);
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+#[test]
+fn the_settings_of_serve_are_flags_and_keys_of_the_example() {
+    let cli = cli();
+    let serve = cli.find_subcommand("serve").unwrap();
+    let settings: BTreeSet<_> = Report::of(&Flags::default(), []).unwrap().settings.iter().map(|s| s.name).collect();
+    let named: BTreeSet<_> = flags(serve).map(|(flag, _)| flag).filter(|flag| *flag != "check").collect();
+    assert_eq!(settings, named);
+    for name in settings.iter().filter(|name| **name != "config") {
+        assert!(EXAMPLE.contains(&format!("\n#{name} = ")), "{name}");
+    }
+}
+
+/// The text of a man page without what is for the typesetter.
+fn plain(page: &str) -> String {
+    [("\\fB", ""), ("\\fI", ""), ("\\fR", ""), ("\\-", "-"), ("\\*(Aq", "'")]
+        .iter()
+        .fold(page.to_owned(), |text, (escape, meaning)| text.replace(escape, meaning))
+}
+
+#[test]
+fn every_command_has_a_man_page_with_its_flags_and_what_the_help_says_of_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let pages = directory.path().join("share/man1");
+    assert_eq!(lastroute(&["man", "--output-dir", pages.to_str().unwrap()]), "");
+    let cli = cli();
+    for command in commands(&cli) {
+        let page = std::fs::read_to_string(pages.join(format!("lastroute-{}.1", command.get_name()))).unwrap();
+        assert!(page.contains(&format!(".TH lastroute-{} 1 ", command.get_name())), "{page}");
+        let page = plain(&page);
+        for (name, flag) in flags(command) {
+            let entry = page.split(".TP\n").find(|entry| {
+                entry.strip_prefix(&format!("--{name}")).is_some_and(|rest| rest.starts_with([' ', '[', '\n']))
+            });
+            let entry = entry.unwrap_or_else(|| panic!("--{name} is missing in {page}"));
+            assert!(entry.contains(&help(flag)), "{entry}");
+        }
+        assert!(!page.contains("clock-offset"), "{page}");
+    }
+    let count = std::fs::read_dir(&pages).unwrap().count();
+    assert_eq!(count, commands(&cli).count() + 1, "no page of a command that is not there");
+    let program = lastroute(&["man"]);
+    assert_eq!(std::fs::read_to_string(pages.join("lastroute.1")).unwrap(), program);
+    for command in commands(&cli) {
+        assert!(plain(&program).contains(&format!("\nlastroute-{}(1)\n", command.get_name())), "{program}");
+    }
+}
+
+#[test]
+fn a_directory_for_man_pages_that_cannot_be_made_is_one_line_and_exit_code_2() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let under = file.path().join("man1");
+    let output = Process::new(env!("CARGO_BIN_EXE_lastroute"))
+        .args(["man", "--output-dir", under.to_str().unwrap()])
+        .output()
+        .unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0), "{error}");
+    assert_eq!(
+        error,
+        format!(
+            "lastroute: --output-dir: cannot write {}: Not a directory (os error 20); \
+             name a directory that this user can write to\n",
+            under.display()
+        )
+    );
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure_and_a_full_disk_is() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let program = || Process::new(env!("CARGO_BIN_EXE_lastroute"));
+    let output = program().arg("man").stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{output:?}");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = program().arg("man").stdout(full).stderr(std::process::Stdio::piped()).output().unwrap();
+    assert_eq!(
+        (output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()),
+        (
+            Some(1),
+            "lastroute: cannot write to standard output: No space left on device (os error 28); \
+             make room or write elsewhere\n"
+        )
+    );
+}
+
+#[test]
+fn every_shell_completes_every_command_and_flag() {
+    let cli = cli();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = lastroute(&["completions", shell]);
+        for command in commands(&cli) {
+            assert!(script.contains(command.get_name()), "{shell}: {}", command.get_name());
+            for (flag, _) in flags(command) {
+                let dashes = if shell == "fish" { "-l " } else { "--" };
+                assert!(script.contains(&format!("{dashes}{flag}")), "{shell}: {flag}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bash_takes_the_completions_and_completes_with_them() {
+    let completions = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(completions.path(), lastroute(&["completions", "bash"])).unwrap();
+    let checked = Process::new("bash").arg("-n").arg(completions.path()).status().unwrap();
+    assert!(checked.success());
+    let complete = "source \"$1\"; COMP_WORDS=(lastroute serve --udp-l); COMP_CWORD=2; \
+                    _lastroute lastroute --udp-l serve; echo \"${COMPREPLY[@]}\"";
+    let output = Process::new("bash").args(["-c", complete, "bash"]).arg(completions.path()).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "--udp-listen\n");
+}
+
+#[test]
+fn what_is_undescribed_or_described_wrongly_is_caught() {
+    let flag = |name: &'static str, help: &'static str| Arg::new(name).long(name).help(help);
+    let switch = flag("all", "Everything").action(ArgAction::SetTrue);
+    let run = Command::new("run").arg(flag("rate", "How fast. Default: 5, or less")).arg(switch);
+    let run = run.arg(flag("key", "Which key").required(true)).arg(flag("hidden", "").hide(true));
+    let run = run.arg(flag("times", "How often").default_value("3"));
+    let mut cli = Command::new("program").subcommand(run).subcommand(Command::new("walk-on"));
+    cli.build();
+    let rate = "| `--rate` | `5`, or less | how fast |\n";
+    let rest = "| `--all` | off | all |\n| `--key` | required | which |\n| `--times` | 3 | how often |\n";
+    for good in [
+        format!("# program\n## To `run`\n{rate}\n### More\n{rest}\n## End"),
+        format!("## run\n{rate}## walk-on\n## Again: program run\n{rest}"),
+    ] {
+        assert_eq!(problems(&cli, &good), Vec::<String>::new(), "{good}");
+    }
+    for (bad, expected) in [
+        (format!("## run\n{rest}"), "run --rate: no row `| `--rate` | 5, or less | ... |` in README"),
+        (format!("## run\n{rate}{rate}{rest}"), "run --rate: several rows in README"),
+        (
+            format!("## run\n{rest}| `--rate` | 6 | how fast |"),
+            "run --rate: README says the default is \"6\", the help \"5, or less\"",
+        ),
+        (format!("## run\n{rest}| `--rate` | 5, or less | |"), "run --rate: its row in README has no meaning"),
+        (format!("## run\n{rate}{rest}| `--hidden` | 1 | it |"), "README: run has no flag --hidden"),
+        (format!("## run\n{rate}{rest}### walk-on\n| `--a` | 1 | it |"), "README: walk-on has no flag --a"),
+        (
+            format!("## run\n{rate}{rest}## walk\n| `--a` | 1 | it |"),
+            "README: --a stands under no heading that names a command",
+        ),
+    ] {
+        assert_eq!(problems(&cli, &bad), [expected], "{bad}");
+    }
+    for (arg, expected) in [
+        (flag("pace", "How fast"), "stroll --pace: its help says no default"),
+        (Arg::new("pace").long("pace").required(true), "stroll --pace: no help"),
+    ] {
+        let cli = Command::new("program").subcommand(Command::new("stroll").arg(arg));
+        assert_eq!(problems(&cli, "## stroll\n| `--pace` | 1 | it |"), [expected]);
+    }
+}
