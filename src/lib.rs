@@ -4,7 +4,7 @@
 //! Decisions are pure code over bytes, addresses and `now`; sockets and HTTP sit at the edge. Imports point down:
 //! [`id`], [`clock`], [`metrics`]; [`wire`]; [`auth`]; [`table`]: up to here without runtime, sockets or files, and built
 //! alone without the feature `server`, then `udp`, `waiters`, `status`; `ingest`, `wait`, `client`; `simulate`; `api`; `config`;
-//! `app`; `demo`; `cli`. ARCHITECTURE.md has the map, docs/protocol.md the wire facts.
+//! `app`, `top`; `demo`; `cli`. ARCHITECTURE.md has the map, docs/protocol.md the wire facts.
 //!
 //! To run a gateway inside another program, see `app::App`; to wait for packets without HTTP, `wait::PacketWaits`.
 
@@ -33,6 +33,8 @@ pub mod ingest;
 pub mod simulate;
 #[cfg(feature = "server")]
 pub mod status;
+#[cfg(feature = "server")]
+pub mod top;
 #[cfg(feature = "server")]
 pub mod udp;
 #[cfg(feature = "server")]

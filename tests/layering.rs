@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module of the crate root and its floor. `lib.rs` and `main.rs` stand above all.
-const FLOORS: [(&str, u8); 20] = [
+const FLOORS: [(&str, u8); 21] = [
     ("id", 0),
     ("clock", 0),
     ("metrics", 0),
@@ -23,6 +23,7 @@ const FLOORS: [(&str, u8); 20] = [
     ("api", 7),
     ("config", 8),
     ("app", 9),
+    ("top", 9),
     ("demo", 10),
     ("cli", 11),
     ("lib", 12),

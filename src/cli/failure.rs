@@ -5,6 +5,7 @@ use std::fmt::Display;
 use crate::demo::DemoError;
 use crate::simulate::SimulateError;
 use crate::simulate::args::WriteError;
+use crate::top::TopError;
 
 /// Why the program ends early. One line: where, what is wrong, what to do.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +63,15 @@ impl From<DemoError> for Failure {
                 Self::configuration(error)
             }
             DemoError::Random | DemoError::Ended(_) | DemoError::Stop(_) => Self::running(error),
+        }
+    }
+}
+
+impl From<TopError> for Failure {
+    fn from(error: TopError) -> Self {
+        match error {
+            TopError::Setting(_) | TopError::NoTerminal(_) => Self::configuration(error),
+            TopError::Gateway(_) | TopError::Terminal(_) | TopError::Write(_) => Self::running(error),
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::config;
 use crate::demo::{self, DemoArgs};
 use crate::simulate::args::{self, SimulateArgs};
 use crate::simulate::{self, Stats};
+use crate::top::{self, TopArgs};
 pub use failure::Failure;
 pub use log::start_logging;
 pub use pages::{CompletionsArgs, ManArgs};
@@ -44,6 +45,8 @@ pub enum Command {
     Simulate(SimulateArgs),
     /// Run a gateway and simulated devices together on this machine, to see what it does
     Demo(DemoArgs),
+    /// Watch a running gateway on the terminal
+    Top(TopArgs),
     /// Print the completions of a shell
     Completions(CompletionsArgs),
     /// Print the man page of lastroute, or write those of all commands
@@ -59,6 +62,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Simulate(arguments) => simulate(&arguments),
         Command::Demo(arguments) => demo(&arguments),
+        Command::Top(arguments) => top(&arguments),
         Command::Completions(arguments) => pages::completions(&arguments),
         Command::Man(arguments) => pages::man(&arguments),
     }
@@ -99,6 +103,22 @@ fn demo(arguments: &DemoArgs) -> Result<(), Failure> {
             interrupted.await;
         };
         demo::run(arguments, stop).await.map_err(Failure::from)
+    })
+}
+
+fn top(arguments: &TopArgs) -> Result<(), Failure> {
+    start_logging("warn");
+    let mut warnings = Vec::new();
+    let key_file = arguments.api_key_file.as_deref();
+    let key = key_file.map(|path| config::client_key(path, "--api-key-file", &mut warnings)).transpose();
+    let key = key.map_err(Failure::configuration)?;
+    warn(&warnings);
+    runtime()?.block_on(async {
+        let interrupted = interrupted()?;
+        let stop = async {
+            interrupted.await;
+        };
+        top::run(arguments, key.as_ref(), stop).await.map_err(Failure::from)
     })
 }
 

@@ -5,5 +5,6 @@
 mod gateway;
 mod harness;
 mod process;
+mod top;
 mod uplink;
 mod waiting;

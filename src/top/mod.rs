@@ -1,0 +1,120 @@
+//! `lastroute top`: a terminal view of a running gateway, from its own API. Reads only.
+//!
+//! `model.rs` is what is known, pure; `view.rs` draws it, with `counters.rs` and `lookup.rs`; `watch.rs` is the loop between
+//! the gateway, the keyboard and the screen; `once.rs` says the same as plain text.
+
+mod counters;
+mod lookup;
+mod model;
+mod once;
+#[cfg(test)]
+mod samples;
+mod text;
+mod view;
+mod watch;
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ratatui::crossterm::event::{self, Event};
+use tokio::sync::mpsc::{self, Receiver};
+
+use crate::client::{Client, ClientError, DEFAULT_ADDRESS};
+use crate::config::ApiKey;
+use crate::simulate::args;
+use model::Model;
+
+/// The shortest interval: the eye follows no faster, and the gateway has other things to do.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+/// Keys that wait to be taken; a reader of the keyboard that is ahead of the screen pauses.
+const KEYS: usize = 64;
+
+/// Arguments of `top`.
+#[derive(clap::Args, Clone, Debug)]
+pub struct TopArgs {
+    /// Address of the gateway's API; plain HTTP, so use a tunnel to reach another machine
+    #[arg(long, value_name = "URL", default_value = DEFAULT_ADDRESS)]
+    pub gateway_api: String,
+    /// File of API keys, the one the gateway reads; its first key is shown to the gateway. Default: none
+    #[arg(long, value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
+    /// Time from one question to the next, at least 100ms
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = interval)]
+    pub every: Duration,
+    /// Print how the gateway is as plain text, and end. Default: watch it on the terminal
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// Why the view ended.
+#[derive(Debug, thiserror::Error)]
+pub enum TopError {
+    /// An address or key that cannot be used.
+    #[error(transparent)]
+    Setting(ClientError),
+    /// The gateway did not tell how it is, with `--once`.
+    #[error(transparent)]
+    Gateway(ClientError),
+    /// Nothing to draw on.
+    #[error("top draws on a terminal, and there is none; add --once, or fetch {0}/gateway")]
+    NoTerminal(String),
+    /// The terminal failed.
+    #[error("cannot use the terminal: {0}; add --once to do without")]
+    Terminal(io::Error),
+    /// What `--once` prints has nowhere to go.
+    #[error("cannot write to standard output: {0}; send it where there is room")]
+    Write(io::Error),
+}
+
+/// Shows how a gateway is until a key ends it or `interrupted` completes; or prints it once.
+///
+/// # Errors
+/// An address or key that cannot be used, no terminal; with `once`, no answer. Without it a gateway that does not answer is
+/// shown as such and asked again.
+pub async fn run(
+    arguments: &TopArgs,
+    key: Option<&ApiKey>,
+    interrupted: impl Future<Output = ()>,
+) -> Result<(), TopError> {
+    let client = Client::new(&arguments.gateway_api, key.map(ApiKey::text)).map_err(TopError::Setting)?;
+    if arguments.once {
+        let status = client.status().await.map_err(TopError::Gateway)?;
+        let text = once::snapshot(client.address(), &status);
+        return io::stdout().lock().write_all(text.as_bytes()).map_err(TopError::Write);
+    }
+    if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+        return Err(TopError::NoTerminal(client.address().to_owned()));
+    }
+    let mut model = Model::new(client.address(), arguments.every);
+    // From here on a panic restores the terminal, too.
+    let watched = match ratatui::try_init() {
+        Ok(mut terminal) => {
+            let draw = |model: &Model, now| terminal.draw(|frame| view::draw(frame, model, now)).map(drop);
+            watch::watch(&client, &mut model, keyboard(), interrupted, draw).await
+        }
+        Err(error) => Err(error),
+    };
+    watched.and(ratatui::try_restore()).map_err(TopError::Terminal)
+}
+
+/// What happens at the terminal, read by a thread of its own, which ends with the process.
+fn keyboard() -> Receiver<io::Result<Event>> {
+    let (tell, events) = mpsc::channel(KEYS);
+    std::thread::spawn(move || {
+        loop {
+            let event = event::read();
+            let failed = event.is_err();
+            if tell.blocking_send(event).is_err() || failed {
+                break;
+            }
+        }
+    });
+    events
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let every = args::duration(text)?;
+    if every < SHORTEST { Err("ask at most every 100ms".to_owned()) } else { Ok(every) }
+}
