@@ -14,6 +14,7 @@ mod view;
 mod watch;
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,8 +26,8 @@ use crate::config::ApiKey;
 use crate::simulate::args;
 use model::Model;
 
-/// The shortest interval: the eye follows no faster, and the gateway has other things to do.
-const SHORTEST: Duration = Duration::from_millis(100);
+/// Intervals from what the eye can follow to what still is watching.
+const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(86_400);
 
 /// Keys that wait to be taken; a reader of the keyboard that is ahead of the screen pauses.
 const KEYS: usize = 64;
@@ -40,7 +41,7 @@ pub struct TopArgs {
     /// File of API keys, the one the gateway reads; its first key is shown to the gateway. Default: none
     #[arg(long, value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
-    /// Time from one question to the next, at least 100ms
+    /// Time from one question to the next, 100ms to 24h
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = interval)]
     pub every: Duration,
     /// Print how the gateway is as plain text, and end. Default: watch it on the terminal
@@ -116,5 +117,5 @@ fn keyboard() -> Receiver<io::Result<Event>> {
 
 fn interval(text: &str) -> Result<Duration, String> {
     let every = args::duration(text)?;
-    if every < SHORTEST { Err("ask at most every 100ms".to_owned()) } else { Ok(every) }
+    if INTERVALS.contains(&every) { Ok(every) } else { Err("ask every 100ms to 24h".to_owned()) }
 }

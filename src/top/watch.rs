@@ -289,6 +289,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nothing_is_asked_before_the_last_question_is_answered() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut watching = Watching::start(listener.local_addr().unwrap(), SOON);
+        let (mut first, _) = listener.accept().await.unwrap();
+        path_of(&mut first).await.unwrap();
+        // A look-up is wanted at once, and the status long due.
+        for digit in DEVICE.to_string().chars() {
+            watching.press(KeyCode::Char(digit)).await;
+        }
+        watching.press(KeyCode::Enter).await;
+        watching.shows("nothing, asking").await;
+        watching.press(KeyCode::Char('p')).await;
+        watching.press(KeyCode::Char('p')).await;
+        watching.shows("nothing, asking").await;
+        watching.shows("nothing, asking").await;
+        tokio::select! {
+            biased;
+            _ = listener.accept() => panic!("asked while asking"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(first);
+        let (mut second, _) = listener.accept().await.unwrap();
+        assert_eq!(path_of(&mut second).await.as_deref(), Some("/gateway"));
+    }
+
+    #[tokio::test]
     async fn the_end_of_the_keyboard_ends_it_and_its_errors_and_those_of_drawing_come_out() {
         let gateway = Gateway::start().await;
         let mut watching = Watching::start(gateway.address, NEVER);

@@ -113,8 +113,10 @@ fn what_top_cannot_do_is_one_line_that_says_what_to_do() {
     let (code, _, errors) = told(&top(&["--once", "--api-key-file", "missing.keys"]));
     assert_eq!(code, Some(2), "{errors}");
     assert!(errors.starts_with("lastroute: --api-key-file: cannot read missing.keys"), "{errors}");
-    let (code, _, errors) = told(&top(&["--every", "10ms"]));
-    assert!(code == Some(2) && errors.contains("ask at most every 100ms"), "{errors}");
+    for interval in ["10ms", "25h", "9223372036854775807s"] {
+        let (code, _, errors) = told(&top(&["--every", interval]));
+        assert!(code == Some(2) && errors.contains("ask every 100ms to 24h"), "{errors}");
+    }
 
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
