@@ -7,8 +7,9 @@ use std::thread::JoinHandle;
 
 use lastroute::client::{Client, ClientError};
 use lastroute::id::DeviceId;
+use lastroute::metrics::Disposition;
 
-use crate::harness::{Client as Waiter, Device, Gateway};
+use crate::harness::{Client as Waiter, Device, Gateway, eventually};
 
 fn client(gateway: &Gateway, key: Option<&str>) -> Client {
     Client::new(&format!("http://{}", gateway.http), key).unwrap()
@@ -61,6 +62,35 @@ async fn the_client_reads_what_a_gateway_knows_of_a_device() {
     assert_eq!(found.route["interfaceData"]["sequence"], sequence);
     assert_eq!(found.cursor.unwrap().to_string(), waited["cursor"].as_str().unwrap());
     assert_eq!(found.trust.as_deref(), Some("network"));
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_gateway_says_of_itself_is_what_the_client_reads_and_top_prints() {
+    let gateway = Gateway::start("");
+    let (client, waiter) = (client(&gateway, None), Waiter::http1(&gateway));
+    let mut device = Device::new(0xd000_0000_0000_1001, &gateway).await;
+    let first = device.address();
+    let before = waiter.cursor(device.id).await;
+    device.report(0).await;
+    let cursor = waiter.wait(device.id, &before).await["cursor"].as_str().unwrap().to_owned();
+    device.rebind(gateway.udp[0]).await;
+    device.report(0).await;
+    waiter.wait(device.id, &cursor).await;
+    // Counters are published a moment after the waiters are woken.
+    eventually(async || client.status().await.unwrap().route_moves == 1).await;
+
+    let status = client.status().await.unwrap();
+    assert_eq!((status.datagrams["accepted"], status.devices.total, status.devices.unregistered), (2, 1, 1));
+    assert_eq!(status.datagrams.len(), Disposition::DATAGRAM);
+    let moved = &status.latest_moves[0];
+    assert_eq!((moved.device_id, moved.from, moved.to), (device.id, first, device.address()));
+    let url = client.address().to_owned();
+    let printed = tokio::task::spawn_blocking(move || top(&["--once", "--gateway-api", &url])).await.unwrap();
+    let (code, text, errors) = told(&printed);
+    assert_eq!((code, errors.as_str()), (Some(0), ""));
+    let line = format!(" d000000000001001 network {first} > {}\n", device.address());
+    assert!(text.contains("\ndatagrams accepted         2\n") && text.ends_with(&line), "{text}");
     gateway.stop().await;
 }
 
