@@ -324,6 +324,19 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_counts_under_its_own_outcome() {
+        let metrics = metrics(Vec::new());
+        for (count, outcome) in WaitOutcome::ALL.into_iter().enumerate() {
+            (0..count).for_each(|_| metrics.wait(outcome, Duration::from_secs(3)));
+        }
+        let text = metrics.text().unwrap();
+        for (count, outcome) in WaitOutcome::ALL.into_iter().enumerate() {
+            has(&text, &format!("lastroute_waits_total{{outcome=\"{}\"}} {count}", outcome.label()));
+            has(&text, &format!("lastroute_wait_seconds_count{{outcome=\"{}\"}} {count}", outcome.label()));
+        }
+    }
+
+    #[test]
     fn every_family_has_help_and_a_type_and_occurs_once() {
         let metrics = metrics(vec![source("127.0.0.1:1", &Tally::default())]);
         metrics.request("/health", StatusCode::OK);
