@@ -16,6 +16,7 @@ mod outgoing;
 pub mod router;
 mod samples;
 pub mod views;
+mod waiting;
 
 use std::convert::Infallible;
 use std::error::Error;
