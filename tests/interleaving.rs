@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize as Tally;
 use std::task::{Context, Wake, Waker};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use lastroute::id::DeviceId;
 use lastroute::waiters::{Full, Waiters, WaitersConfig};
 use shuttle::future::block_on;
@@ -109,6 +111,32 @@ fn waiter_recorder_and_canceller() {
 #[test]
 fn a_packet_between_the_look_and_the_sleep_is_not_lost() {
     explore(waiter_recorder_and_canceller);
+}
+
+/// As many are waited for at once: each by a wait of its own, all under one task.
+#[test]
+fn one_who_waits_for_two_devices_hears_of_both_in_every_order() {
+    explore(|| {
+        let gateways = [Gateway::new(1), Gateway::new(1)];
+        let waiter = thread::spawn({
+            let mut waits: FuturesUnordered<_> = gateways.iter().map(|gateway| gateway.wait(0)).collect();
+            move || {
+                block_on(async {
+                    while let Some(heard) = waits.next().await {
+                        assert_eq!(heard, Ok(1));
+                    }
+                });
+            }
+        });
+        let speakers = gateways.clone().map(|gateway| thread::spawn(move || gateway.hear()));
+        for speaker in speakers {
+            speaker.join().unwrap();
+        }
+        waiter.join().unwrap();
+        for gateway in &gateways {
+            gateway.assert_nothing_left(1);
+        }
+    });
 }
 
 #[test]

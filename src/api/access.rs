@@ -26,9 +26,12 @@ struct Credential {
 #[derive(Clone, Copy, Debug)]
 pub struct Caller<'a>(Option<&'a AtomicUsize>);
 
-/// The place of one wait within its caller's bound; given back on drop.
+/// Places of waits within their caller's bound; given back on drop.
 #[derive(Debug)]
-pub struct WaitPlace<'a>(Option<&'a AtomicUsize>);
+pub struct WaitPlaces<'a> {
+    waiting: Option<&'a AtomicUsize>,
+    count: usize,
+}
 
 impl Access {
     /// No keys: everybody may. Only for loopback, which the configuration sees to.
@@ -88,21 +91,21 @@ impl<'a> Caller<'a> {
         Self(None)
     }
 
-    /// A place to wait, unless `limit` waits hold the caller's credential already. Where there are no keys, everybody has
-    /// the same.
-    pub fn place_to_wait(self, limit: usize) -> Option<WaitPlace<'a>> {
+    /// As many places to wait, unless the caller's credential would hold more than `limit` with them. Where there are no
+    /// keys, everybody has the same.
+    pub fn places_to_wait(self, count: usize, limit: usize) -> Option<WaitPlaces<'a>> {
         if let Some(waiting) = self.0 {
-            let take = |now: usize| (now < limit).then_some(now + 1);
+            let take = |now: usize| now.checked_add(count).filter(|then| *then <= limit);
             waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
         }
-        Some(WaitPlace(self.0))
+        Some(WaitPlaces { waiting: self.0, count })
     }
 }
 
-impl Drop for WaitPlace<'_> {
+impl Drop for WaitPlaces<'_> {
     fn drop(&mut self) {
-        if let Some(waiting) = self.0 {
-            waiting.fetch_sub(1, Ordering::Relaxed);
+        if let Some(waiting) = self.waiting {
+            waiting.fetch_sub(self.count, Ordering::Relaxed);
         }
     }
 }
@@ -174,21 +177,24 @@ mod tests {
             headers.insert(X_API_KEY, HeaderValue::from_static(key));
             access.admit(&headers).unwrap()
         };
-        let first = caller("ik_first_0123456789").place_to_wait(1).unwrap();
-        assert!(caller("ik_first_0123456789").place_to_wait(1).is_none());
-        assert!(caller("ik_second_0123456789").place_to_wait(1).is_some());
+        let first = caller("ik_first_0123456789").places_to_wait(1, 1).unwrap();
+        assert!(caller("ik_first_0123456789").places_to_wait(1, 1).is_none());
+        assert!(caller("ik_second_0123456789").places_to_wait(1, 1).is_some());
         drop(first);
-        assert!(caller("ik_first_0123456789").place_to_wait(1).is_some());
+        assert!(caller("ik_first_0123456789").places_to_wait(1, 1).is_some());
     }
 
     #[test]
     fn without_keys_everybody_shares_one_bound() {
         let access = Access::open();
-        let place = || access.admit(&HeaderMap::new()).unwrap().place_to_wait(2);
-        let first = place().unwrap();
-        let second = place().unwrap();
-        assert!(place().is_none());
-        drop((first, second));
-        assert!(place().is_some());
+        let places = |count| access.admit(&HeaderMap::new()).unwrap().places_to_wait(count, 3);
+        let first = places(1).unwrap();
+        let second = places(2).unwrap();
+        assert!(places(1).is_none());
+        drop(second);
+        assert!(places(3).is_none() && places(usize::MAX).is_none());
+        drop(first);
+        assert!(places(4).is_none());
+        assert!(places(3).is_some());
     }
 }

@@ -1,10 +1,13 @@
 //! The only place where an error of the core, or of a request, becomes a status, headers and a public message.
 
+use std::ops::RangeInclusive;
+
 use hyper::StatusCode;
 use hyper::header::{ALLOW, CONNECTION, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 
 use crate::id::{DeviceId, IdError};
 use crate::wait::WaitError;
+use crate::wait::many::DeviceError;
 use crate::waiters::Full;
 
 use super::router::Unroutable;
@@ -12,8 +15,9 @@ use super::views;
 
 /// Seconds after which a bound is worth another try: every packet, time-out and answer sent frees a place.
 const RETRY_BOUND_SECONDS: u16 = 1;
-/// Seconds after which another gateway, or this one restarted, takes requests: the time a shutdown may take.
-const RETRY_SHUTDOWN_SECONDS: u16 = 5;
+/// Seconds after which another gateway, or this one restarted, takes requests: any of these, so that not all who waited come
+/// back at once. The greatest is the time a shutdown may take.
+const RETRY_SHUTDOWN_SECONDS: RangeInclusive<u16> = 1..=5;
 /// Longest text of a parser that is passed on, in bytes: parsers quote what they were given.
 const MAX_QUOTED: usize = 200;
 
@@ -85,9 +89,40 @@ pub enum ApiError {
         /// The parameter.
         name: &'static str,
     },
+    /// A list of ids is empty.
+    #[error("deviceIds is empty; name at least one device")]
+    NoDevices,
+    /// Devices are named in both ways, or in none.
+    #[error("name the devices either in deviceIds or by organisationId")]
+    DevicesOrOrganisation,
+    /// There is no registry.
+    #[error("this gateway keeps no organisations yet; name the devices in deviceIds")]
+    NoOrganisations,
+    /// A key of `after` is no id.
+    #[error("after has the key {name:?}: {error}")]
+    AfterDevice {
+        /// The key, as far as it is passed on.
+        name: String,
+        /// What is wrong with it.
+        error: IdError,
+    },
+    /// A key of `after` is not in the list of ids.
+    #[error("after has the key {0}, which deviceIds does not name; name it there too")]
+    AfterUnnamed(DeviceId),
+    /// A value of `after` is no cursor.
+    #[error("after of device {device}: {error}")]
+    AfterCursor {
+        /// The key.
+        device: DeviceId,
+        /// What is wrong with its value.
+        error: IdError,
+    },
+    /// `mode` is none.
+    #[error("mode is {0:?}; write any or all")]
+    Mode(String),
     /// `timeoutMs` is out of range.
-    #[error("query parameter timeoutMs must be a whole number of milliseconds from 0 to {max}")]
-    QueryTimeout {
+    #[error("timeoutMs must be a whole number of milliseconds from 0 to {max}")]
+    TimeoutMs {
         /// The greatest value.
         max: u64,
     },
@@ -105,6 +140,9 @@ pub enum ApiError {
     /// There is nothing to wait for, or no place to wait.
     #[error("{0}")]
     Wait(#[from] WaitError),
+    /// The same of one device of many.
+    #[error("{0}")]
+    WaitFor(#[from] DeviceError),
     /// The credential has as many waits as it may, or all together where there are none.
     #[error("too many waits with the same credentials, or with none; end some, or try again later")]
     CredentialFull,
@@ -127,25 +165,40 @@ pub enum ApiError {
 
 impl ApiError {
     /// A body that a parser refused for the reason `message`.
-    pub fn body(mut message: String) -> Self {
-        message.truncate(message.floor_char_boundary(MAX_QUOTED));
-        Self::Body(message)
+    pub fn body(message: String) -> Self {
+        Self::Body(quoted(message))
+    }
+
+    /// A key of `after` that is no id.
+    pub fn after_device(name: String, error: IdError) -> Self {
+        Self::AfterDevice { name: quoted(name), error }
+    }
+
+    /// A mode that is none.
+    pub fn mode(name: String) -> Self {
+        Self::Mode(quoted(name))
     }
 
     /// The HTTP status.
     pub const fn status(&self) -> StatusCode {
         match self {
+            Self::Wait(error) | Self::WaitFor(DeviceError { error, .. }) => status_of_wait(error),
             Self::PathDevice(_)
             | Self::BodyBroken
             | Self::Body(_)
             | Self::BodyDevice { .. }
             | Self::QueryTwice { .. }
-            | Self::QueryTimeout { .. }
+            | Self::TimeoutMs { .. }
             | Self::QueryCursor(_)
-            | Self::HalfClosed
-            | Self::Wait(WaitError::AheadOfPresent { .. }) => StatusCode::BAD_REQUEST,
+            | Self::NoDevices
+            | Self::DevicesOrOrganisation
+            | Self::AfterDevice { .. }
+            | Self::AfterUnnamed(_)
+            | Self::AfterCursor { .. }
+            | Self::Mode(_)
+            | Self::HalfClosed => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::NoSuchPath | Self::NeverHeard(_) | Self::NotRegistered(_) | Self::Wait(WaitError::NotRegistered) => {
+            Self::NoSuchPath | Self::NeverHeard(_) | Self::NotRegistered(_) | Self::NoOrganisations => {
                 StatusCode::NOT_FOUND
             }
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -153,12 +206,10 @@ impl ApiError {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooManyDevices { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::CredentialFull | Self::Wait(WaitError::Full(Full::Device)) => StatusCode::TOO_MANY_REQUESTS,
+            Self::CredentialFull => StatusCode::TOO_MANY_REQUESTS,
             Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::TooManyConnections | Self::NoRoom | Self::ShuttingDown | Self::Wait(WaitError::Full(Full::Total)) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::TooManyConnections | Self::NoRoom | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -177,11 +228,15 @@ impl ApiError {
                 let schemes = r#"ApiKey realm="lastroute", Bearer realm="lastroute""#;
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(schemes));
             }
-            Self::TooManyConnections | Self::NoRoom | Self::CredentialFull | Self::Wait(WaitError::Full(_)) => {
+            Self::TooManyConnections
+            | Self::NoRoom
+            | Self::CredentialFull
+            | Self::Wait(WaitError::Full(_))
+            | Self::WaitFor(DeviceError { error: WaitError::Full(_), .. }) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_BOUND_SECONDS));
             }
             Self::ShuttingDown => {
-                headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_SHUTDOWN_SECONDS));
+                headers.insert(RETRY_AFTER, HeaderValue::from(fastrand::u16(RETRY_SHUTDOWN_SECONDS)));
             }
             _ => {}
         }
@@ -192,6 +247,21 @@ impl ApiError {
     pub fn ends_connection(&self) -> bool {
         matches!(self, Self::BodyTooLarge { .. } | Self::BodyTimeout | Self::BodyBroken | Self::HalfClosed)
     }
+}
+
+const fn status_of_wait(error: &WaitError) -> StatusCode {
+    match error {
+        WaitError::AheadOfPresent { .. } => StatusCode::BAD_REQUEST,
+        WaitError::NotRegistered => StatusCode::NOT_FOUND,
+        WaitError::Full(Full::Device) => StatusCode::TOO_MANY_REQUESTS,
+        WaitError::Full(Full::Total) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// As much of a text as is passed on.
+fn quoted(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MAX_QUOTED));
+    text
 }
 
 /// The header that announces the end of an HTTP/1.1 connection.
@@ -209,6 +279,8 @@ impl From<Unroutable> for ApiError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -220,6 +292,7 @@ mod tests {
             (ApiError::Wait(WaitError::NotRegistered), 404),
             (ApiError::Wait(WaitError::Full(Full::Device)), 429),
             (ApiError::Wait(WaitError::Full(Full::Total)), 503),
+            (ApiError::from(DeviceError { device: DeviceId(7), error: WaitError::Full(Full::Device) }), 429),
             (ApiError::CredentialFull, 429),
             (ApiError::NoRoom, 503),
             (ApiError::ShuttingDown, 503),
@@ -230,6 +303,16 @@ mod tests {
             error.add_headers(&mut headers);
             assert_eq!(headers.contains_key(RETRY_AFTER), code == 429 || code == 503, "{error}");
         }
+    }
+
+    #[test]
+    fn those_told_of_a_shutdown_come_back_at_different_times() {
+        let seconds = (0..200).map(|_| {
+            let mut headers = HeaderMap::new();
+            ApiError::ShuttingDown.add_headers(&mut headers);
+            headers[RETRY_AFTER].to_str().unwrap().to_owned()
+        });
+        assert_eq!(seconds.collect::<BTreeSet<_>>(), ["1", "2", "3", "4", "5"].map(str::to_owned).into());
     }
 
     #[test]

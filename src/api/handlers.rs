@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Request, Response, Version};
+use hyper::{Request, Response};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -39,6 +39,7 @@ pub(super) struct Call<'a> {
     pub(super) room: &'a Room,
     pub(super) caller: Caller<'a>,
     pub(super) peer: &'a Peer,
+    pub(super) http2: bool,
     pub(super) shutdown: watch::Receiver<bool>,
     pub(super) format: Format,
     pub(super) begun: Instant,
@@ -58,10 +59,10 @@ impl Call<'_> {
             Endpoint::State(id) => self.state(id),
             Endpoint::WaitForPacket(id) => {
                 let query = WaitQuery::parse(request.uri().query().unwrap_or_default());
-                let http2 = request.version() == Version::HTTP_2;
                 drop(request);
-                self.wait_for_packet(id, query, http2).await
+                self.wait_for_packet(id, query).await
             }
+            Endpoint::WaitForPackets => Box::pin(self.wait_for_packets(request)).await,
         }
     }
 

@@ -27,6 +27,8 @@ pub enum Endpoint {
     State(DeviceId),
     /// `GET /device/deviceId/{deviceId}/waitForPacket`.
     WaitForPacket(DeviceId),
+    /// `POST /device/waitForPacket`.
+    WaitForPackets,
 }
 
 /// Why no endpoint answers.
@@ -74,12 +76,13 @@ enum Kind {
     OfDevice(fn(DeviceId) -> Endpoint),
 }
 
-const ROWS: [Row; 8] = [
+const ROWS: [Row; 9] = [
     Row { template: "/health", method: &Method::GET, endpoint: Kind::Plain(Endpoint::Health) },
     Row { template: "/readyz", method: &Method::GET, endpoint: Kind::Plain(Endpoint::Ready) },
     Row { template: METRICS, method: &Method::GET, endpoint: Kind::Plain(Endpoint::Metrics) },
     Row { template: "/gateway", method: &Method::GET, endpoint: Kind::Plain(Endpoint::Gateway) },
     Row { template: "/device/lastRoute", method: &Method::POST, endpoint: Kind::Plain(Endpoint::LastRoutes) },
+    Row { template: "/device/waitForPacket", method: &Method::POST, endpoint: Kind::Plain(Endpoint::WaitForPackets) },
     Row {
         template: "/device/deviceId/{deviceId}/lastRoute",
         method: &Method::GET,
@@ -180,6 +183,7 @@ mod tests {
             ("GET", "/metrics", Endpoint::Metrics),
             ("GET", "/gateway", Endpoint::Gateway),
             ("POST", "/device/lastRoute", Endpoint::LastRoutes),
+            ("POST", "/device/waitForPacket", Endpoint::WaitForPackets),
             ("GET", "/device/deviceId/d291d4d66bf0a955/lastRoute", Endpoint::LastRoute(DEVICE)),
             ("HEAD", "/device/deviceId/d291d4d66bf0a955/lastRoute", Endpoint::LastRoute(DEVICE)),
             ("GET", "/device/deviceId/D291D4D66BF0A955/state", Endpoint::State(DEVICE)),
@@ -218,6 +222,7 @@ mod tests {
             ("OPTIONS", "/metrics", "GET, HEAD"),
             ("GET", "/device/lastRoute", "POST"),
             ("HEAD", "/device/lastRoute", "POST"),
+            ("GET", "/device/waitForPacket", "POST"),
             ("DELETE", "/device/deviceId/d291d4d66bf0a955/state", "GET, HEAD"),
             ("PUT", "/device/deviceId/no-device/lastRoute", "GET, HEAD"),
             ("get", "/health", "GET, HEAD"),

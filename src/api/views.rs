@@ -1,5 +1,6 @@
 //! The bodies of requests and answers. An absent value is left out: `null` breaks clients.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
@@ -143,6 +144,34 @@ pub struct Waited {
     packet: Option<Packet>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_route: Option<UplinkRoute>,
+}
+
+/// The body of a request to `POST /device/waitForPacket`. One of `device_ids` and `organisation_id` is there.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct WaitForPackets {
+    /// Device ids.
+    pub device_ids: Option<Vec<String>>,
+    /// All devices of this organisation.
+    pub organisation_id: Option<String>,
+    /// Cursors by device id.
+    pub after: BTreeMap<String, String>,
+    /// Milliseconds. Any number, so that one out of range can be named.
+    pub timeout_ms: Option<f64>,
+    /// `any` or `all`.
+    pub mode: Option<String>,
+}
+
+/// `POST /device/waitForPacket`, when there is something to tell.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManyWaited {
+    /// What there is, by device.
+    pub packets: Vec<Waited>,
+    /// The other devices.
+    pub pending: Vec<DeviceId>,
+    /// Whether the time was over first.
+    pub timed_out: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]

@@ -1,79 +1,105 @@
 //! Waiting for packets: what a request asks for, and how its wait ends.
 
+use std::collections::{BTreeMap, HashMap};
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use hyper::body::Bytes;
-use hyper::{Response, StatusCode};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
 
 use crate::id::{Cursor, DeviceId};
 use crate::wait::Waited;
+use crate::wait::many::{Devices, ManyWaited, Mode};
 
+use super::access::WaitPlaces;
 use super::error::ApiError;
-use super::handlers::{Answer, Call, add_cursor};
+use super::handlers::{Answer, Call, Reply, add_cursor};
 use super::metrics_text::WaitOutcome;
 use super::{Api, views};
 
 /// The longest wait: longer ones end at every proxy in between.
 const MAX_WAIT_MS: u64 = 600_000;
 /// The wait of a request that does not say.
-const DEFAULT_WAIT_MS: u64 = 60_000;
+const DEFAULT_WAIT: Duration = Duration::from_secs(60);
+
+/// The greatest part of a time-out that is taken off, so that clients which began together do not come back together.
+const JITTER: f64 = 0.1;
 
 impl Call<'_> {
-    pub(super) async fn wait_for_packet(
-        &self,
-        id: DeviceId,
-        query: Result<WaitQuery, ApiError>,
-        http2: bool,
-    ) -> Answer {
-        let mut ending = Ending { api: self.api, outcome: WaitOutcome::Abandoned, begun: self.begun };
-        let answer = self.wait(id, query, http2, &mut ending).await;
-        if ending.outcome == WaitOutcome::Abandoned && !matches!(answer, Err(ApiError::HalfClosed)) {
-            ending.outcome = WaitOutcome::Refused;
-        }
-        answer
+    pub(super) async fn wait_for_packet(&self, id: DeviceId, query: Result<WaitQuery, ApiError>) -> Answer {
+        let mut ending = Ending::new(self);
+        let answer = self.wait(id, query, &mut ending).await;
+        ending.settle(answer)
     }
 
-    async fn wait(
-        &self,
-        id: DeviceId,
-        query: Result<WaitQuery, ApiError>,
-        http2: bool,
-        ending: &mut Ending<'_>,
-    ) -> Answer {
+    pub(super) async fn wait_for_packets(&self, request: Box<Request<Incoming>>) -> Answer {
+        let mut ending = Ending::new(self);
+        let answer = self.wait_for_many(request, &mut ending).await;
+        ending.settle(answer)
+    }
+
+    async fn wait(&self, id: DeviceId, query: Result<WaitQuery, ApiError>, ending: &mut Ending<'_>) -> Answer {
         let query = query?;
+        let _place = self.places(1)?;
+        let wait = pin!(self.api.waits.wait_for_packet(id, query.after, self.deadline(query.timeout)));
+        let waited = self.unless_ended(wait, ending).await??;
+        ending.outcome = outcome(&waited);
+        match view(id, &waited) {
+            Some(view) => self.ok(&view),
+            None => {
+                let mut response = nothing();
+                add_cursor(response.headers_mut(), waited.cursor())?;
+                Ok(response)
+            }
+        }
+    }
+
+    async fn wait_for_many(&self, request: Box<Request<Incoming>>, ending: &mut Ending<'_>) -> Answer {
+        let body = self.body(request).await?;
+        let wanted = Wanted::of(body, self.api.config.max_devices_per_request)?;
+        let _places = self.places(wanted.devices.len())?;
+        let deadline = self.deadline(wanted.timeout.unwrap_or(DEFAULT_WAIT));
+        let wait = pin!(self.api.waits.wait_for_packets(&wanted.devices, wanted.mode, deadline));
+        let waited = self.unless_ended(wait, ending).await??;
+        ending.outcome = outcome_of_many(&waited);
+        if waited.packets.is_empty() {
+            return Ok(nothing());
+        }
+        let packets = waited.packets.iter().filter_map(|(id, waited)| view(*id, waited)).collect();
+        self.ok(&views::ManyWaited { packets, pending: waited.pending, timed_out: waited.timed_out })
+    }
+
+    fn places(&self, count: usize) -> Result<WaitPlaces<'_>, ApiError> {
         let limit = self.api.config.waits_per_credential;
-        let _place = self.caller.place_to_wait(limit).ok_or(ApiError::CredentialFull)?;
+        self.caller.places_to_wait(count, limit).ok_or(ApiError::CredentialFull)
+    }
+
+    fn deadline(&self, timeout: Duration) -> Instant {
+        self.begun + shortened(timeout, fastrand::f64())
+    }
+
+    /// Waits unless the gateway shuts down, or the client leaves, before. The wait is borrowed, so that it is not kept twice.
+    async fn unless_ended<T>(
+        &self,
+        wait: Pin<&mut impl Future<Output = T>>,
+        ending: &mut Ending<'_>,
+    ) -> Result<T, ApiError> {
         let mut shutdown = self.shutdown.clone();
         let gone = async {
             // HTTP/2 ends the request itself when the client resets it or leaves.
-            if http2 { std::future::pending().await } else { self.peer.gone().await }
+            if self.http2 { std::future::pending().await } else { self.peer.gone().await }
         };
-        let waited = tokio::select! {
+        tokio::select! {
             biased;
-            waited = self.api.waits.wait_for_packet(id, query.after, self.begun + query.timeout) => waited?,
+            waited = wait => Ok(waited),
             _ = shutdown.wait_for(|down| *down) => {
                 ending.outcome = WaitOutcome::ShutDown;
-                return Err(ApiError::ShuttingDown);
+                Err(ApiError::ShuttingDown)
             }
-            () = gone => return Err(ApiError::HalfClosed),
-        };
-        let (outcome, view) = match &waited {
-            Waited::TimedOut { cursor } => {
-                ending.outcome = WaitOutcome::TimedOut;
-                let mut response = Response::new(Bytes::new());
-                *response.status_mut() = StatusCode::NO_CONTENT;
-                add_cursor(response.headers_mut(), *cursor)?;
-                return Ok(response);
-            }
-            Waited::Packet { snapshot, missed } => (WaitOutcome::Packet, views::Waited::packet(snapshot, *missed)),
-            Waited::Reset { cursor, snapshot } => {
-                (WaitOutcome::Reset, views::Waited::reset(id, *cursor, snapshot.as_ref()))
-            }
-        };
-        ending.outcome = outcome;
-        self.ok(&view)
+            () = gone => Err(ApiError::HalfClosed),
+        }
     }
 }
 
@@ -84,10 +110,117 @@ struct Ending<'a> {
     begun: Instant,
 }
 
+impl<'a> Ending<'a> {
+    fn new(call: &Call<'a>) -> Self {
+        Self { api: call.api, outcome: WaitOutcome::Abandoned, begun: call.begun }
+    }
+
+    /// The wait ended with `answer`: whatever else it is, it was not abandoned.
+    fn settle(mut self, answer: Answer) -> Answer {
+        if self.outcome == WaitOutcome::Abandoned && !matches!(answer, Err(ApiError::HalfClosed)) {
+            self.outcome = WaitOutcome::Refused;
+        }
+        answer
+    }
+}
+
 impl Drop for Ending<'_> {
     fn drop(&mut self) {
         self.api.metrics.wait(self.outcome, self.begun.elapsed());
     }
+}
+
+/// A time-out less a tenth of it at most: `share` of that, from 0 to 1.
+fn shortened(timeout: Duration, share: f64) -> Duration {
+    timeout.mul_f64(1.0 - JITTER * share)
+}
+
+const fn outcome(waited: &Waited) -> WaitOutcome {
+    match waited {
+        Waited::Packet { .. } => WaitOutcome::Packet,
+        Waited::Reset { .. } => WaitOutcome::Reset,
+        Waited::TimedOut { .. } => WaitOutcome::TimedOut,
+    }
+}
+
+/// A wait for all that got some is one that timed out, as its answer says.
+fn outcome_of_many(waited: &ManyWaited) -> WaitOutcome {
+    let mut outcomes = waited.packets.iter().map(|(_, waited)| outcome(waited));
+    if waited.timed_out {
+        WaitOutcome::TimedOut
+    } else if outcomes.any(|outcome| outcome == WaitOutcome::Packet) {
+        WaitOutcome::Packet
+    } else {
+        WaitOutcome::Reset
+    }
+}
+
+/// What is told of a device; `None` if nothing came.
+fn view(id: DeviceId, waited: &Waited) -> Option<views::Waited> {
+    match waited {
+        Waited::Packet { snapshot, missed } => Some(views::Waited::packet(snapshot, *missed)),
+        Waited::Reset { cursor, snapshot } => Some(views::Waited::reset(id, *cursor, snapshot.as_ref())),
+        Waited::TimedOut { .. } => None,
+    }
+}
+
+fn nothing() -> Reply {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+/// What a request for many devices asks for.
+#[derive(Debug)]
+struct Wanted {
+    devices: Devices,
+    mode: Mode,
+    timeout: Option<Duration>,
+}
+
+impl Wanted {
+    fn of(body: views::WaitForPackets, max_devices: usize) -> Result<Self, ApiError> {
+        let names = match (body.device_ids, body.organisation_id) {
+            (Some(names), None) => names,
+            (None, Some(_)) => return Err(ApiError::NoOrganisations),
+            _ => return Err(ApiError::DevicesOrOrganisation),
+        };
+        let timeout = body.timeout_ms.map(timeout_ms).transpose()?;
+        let mode = match body.mode.as_deref() {
+            None | Some("any") => Mode::Any,
+            Some("all") => Mode::All,
+            Some(other) => return Err(ApiError::mode(other.to_owned())),
+        };
+        Ok(Self { devices: devices(&names, &body.after, max_devices)?, mode, timeout })
+    }
+}
+
+/// The devices of a list, which has at least one and at most `max`, with their positions.
+fn devices(names: &[String], after: &BTreeMap<String, String>, max: usize) -> Result<Devices, ApiError> {
+    if names.is_empty() {
+        return Err(ApiError::NoDevices);
+    }
+    if names.len() > max {
+        return Err(ApiError::TooManyDevices { len: names.len(), max });
+    }
+    let mut named: HashMap<DeviceId, Option<Cursor>> = HashMap::with_capacity(names.len());
+    let mut ids = Vec::with_capacity(names.len());
+    for (index, name) in names.iter().enumerate() {
+        let id = name.parse().map_err(|error| ApiError::BodyDevice { index, error })?;
+        named.insert(id, None);
+        ids.push(id);
+    }
+    for (name, text) in after {
+        let id: DeviceId = name.parse().map_err(|error| ApiError::after_device(name.clone(), error))?;
+        let cursor = text.parse().map_err(|error| ApiError::AfterCursor { device: id, error })?;
+        *named.get_mut(&id).ok_or(ApiError::AfterUnnamed(id))? = Some(cursor);
+    }
+    Ok(ids.into_iter().map(|id| (id, named.get(&id).copied().flatten())).collect())
+}
+
+fn timeout_ms(value: f64) -> Result<Duration, ApiError> {
+    let whole = value.fract() == 0.0 && (0.0..=MAX_WAIT_MS as f64).contains(&value);
+    if whole { Ok(Duration::from_millis(value as u64)) } else { Err(ApiError::TimeoutMs { max: MAX_WAIT_MS }) }
 }
 
 /// The query of a wait. Parameters this gateway does not know are ignored.
@@ -109,7 +242,7 @@ impl WaitQuery {
                 _ => {}
             }
         }
-        Ok(Self { timeout: Duration::from_millis(timeout_ms.unwrap_or(DEFAULT_WAIT_MS)), after })
+        Ok(Self { timeout: timeout_ms.map_or(DEFAULT_WAIT, Duration::from_millis), after })
     }
 }
 
@@ -120,11 +253,13 @@ fn once<T>(name: &'static str, to: &mut Option<T>, value: T) -> Result<(), ApiEr
 fn wait_ms(text: &str) -> Result<u64, ApiError> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let value = text.parse().ok().filter(|value| digits && *value <= MAX_WAIT_MS);
-    value.ok_or(ApiError::QueryTimeout { max: MAX_WAIT_MS })
+    value.ok_or(ApiError::TimeoutMs { max: MAX_WAIT_MS })
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::id::IdError;
 
@@ -150,12 +285,74 @@ mod tests {
     #[test]
     fn a_bad_query_is_refused_by_name() {
         for bad in ["timeoutMs", "timeoutMs=", "timeoutMs=-1", "timeoutMs=+1", "timeoutMs=600001", "timeoutMs=1.5"] {
-            assert_eq!(parsed(bad), Err(ApiError::QueryTimeout { max: MAX_WAIT_MS }), "{bad}");
+            assert_eq!(parsed(bad), Err(ApiError::TimeoutMs { max: MAX_WAIT_MS }), "{bad}");
         }
         for bad in ["after", "after=", "after=7", "after=%ff"] {
             assert_eq!(parsed(bad), Err(ApiError::QueryCursor(IdError::Cursor)), "{bad}");
         }
         assert_eq!(parsed("timeoutMs=1&timeoutMs=1"), Err(ApiError::QueryTwice { name: "timeoutMs" }));
         assert_eq!(parsed("after=1-1&after=1-1"), Err(ApiError::QueryTwice { name: "after" }));
+    }
+
+    #[test]
+    fn a_time_out_is_shortened_by_a_tenth_at_most_and_never_lengthened() {
+        let minute = Duration::from_secs(60);
+        assert_eq!((shortened(minute, 0.0), shortened(Duration::ZERO, 0.7)), (minute, Duration::ZERO));
+        let mut random = fastrand::Rng::with_seed(7);
+        let waits: Vec<_> = (0..1000).map(|_| shortened(minute, random.f64())).collect();
+        assert!(waits.iter().all(|wait| (Duration::from_secs(54)..=minute).contains(wait)), "{waits:?}");
+        for second in 54..60 {
+            let within = Duration::from_secs(second)..Duration::from_secs(second + 1);
+            let share = waits.iter().filter(|wait| within.contains(wait)).count();
+            assert!((100..250).contains(&share), "{share} of 1000 in second {second}, a sixth is even");
+        }
+    }
+
+    fn wanted(body: serde_json::Value) -> Result<Wanted, ApiError> {
+        Wanted::of(serde_json::from_value(body).unwrap(), 3)
+    }
+
+    #[test]
+    fn a_list_of_devices_brings_their_positions_along() {
+        let body = json!({"deviceIds": ["0000000000000002", "000000000000000A", "000000000000000a"],
+            "after": {"000000000000000A": "7-42"}, "timeoutMs": 1e3, "mode": "all"});
+        let wanted = wanted(body).unwrap();
+        let devices: Vec<_> = wanted.devices.iter().collect();
+        assert_eq!(devices, [(DeviceId(2), None), (DeviceId(10), Some(Cursor { epoch: 7, n: 42 }))]);
+        assert_eq!((wanted.mode, wanted.timeout), (Mode::All, Some(Duration::from_secs(1))));
+        let short =
+            Wanted::of(views::WaitForPackets { device_ids: Some(vec!["0".repeat(16)]), ..Default::default() }, 1);
+        assert!(matches!(short, Ok(Wanted { mode: Mode::Any, timeout: None, .. })), "{short:?}");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_list_is_named() {
+        let one = json!(["0000000000000001"]);
+        for (body, expected) in [
+            (json!({}), ApiError::DevicesOrOrganisation),
+            (json!({"deviceIds": one, "organisationId": "x"}), ApiError::DevicesOrOrganisation),
+            (json!({"organisationId": "x"}), ApiError::NoOrganisations),
+            (json!({"deviceIds": []}), ApiError::NoDevices),
+            (json!({"deviceIds": ["", "", "", ""]}), ApiError::TooManyDevices { len: 4, max: 3 }),
+            (
+                json!({"deviceIds": ["0000000000000001", "1"]}),
+                ApiError::BodyDevice { index: 1, error: IdError::Device },
+            ),
+            (
+                json!({"deviceIds": one, "after": {"1": "7-42"}}),
+                ApiError::AfterDevice { name: "1".to_owned(), error: IdError::Device },
+            ),
+            (json!({"deviceIds": one, "after": {"0000000000000002": "7-42"}}), ApiError::AfterUnnamed(DeviceId(2))),
+            (
+                json!({"deviceIds": one, "after": {"0000000000000001": "now"}}),
+                ApiError::AfterCursor { device: DeviceId(1), error: IdError::Cursor },
+            ),
+            (json!({"deviceIds": one, "mode": "some"}), ApiError::Mode("some".to_owned())),
+            (json!({"deviceIds": one, "timeoutMs": 600_001}), ApiError::TimeoutMs { max: MAX_WAIT_MS }),
+            (json!({"deviceIds": one, "timeoutMs": -1}), ApiError::TimeoutMs { max: MAX_WAIT_MS }),
+            (json!({"deviceIds": one, "timeoutMs": 0.5}), ApiError::TimeoutMs { max: MAX_WAIT_MS }),
+        ] {
+            assert_eq!(wanted(body.clone()).unwrap_err(), expected, "{body}");
+        }
     }
 }

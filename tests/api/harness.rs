@@ -160,6 +160,17 @@ impl Server {
     }
 }
 
+/// How many waits ended in this way.
+pub(crate) async fn ended(server: &Server, outcome: &str) -> u64 {
+    metric(server, &format!("lastroute_waits_total{{outcome=\"{outcome}\"}} ")).await
+}
+
+/// The value of the sample whose line begins so.
+pub(crate) async fn metric(server: &Server, name: &str) -> u64 {
+    let text = String::from_utf8(server.get("/metrics", "").await.body).unwrap();
+    text.lines().find_map(|line| line.strip_prefix(name)).expect(name).parse().unwrap()
+}
+
 /// Until `condition` holds.
 pub(crate) async fn until(condition: impl Fn() -> bool) {
     let wait = async {

@@ -6,6 +6,7 @@
 mod gateway;
 mod harness;
 mod limits;
+mod many;
 mod metrics;
 mod routes;
 mod waiting;

@@ -1,6 +1,7 @@
 //! Waiting for a packet: how it ends, its bounds, and clients that leave.
 
 use std::net::Shutdown;
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::Request;
@@ -8,18 +9,9 @@ use lastroute::api::access::Access;
 use lastroute::id::Cursor;
 use lastroute::table::Unregistered;
 use serde_json::{Value, json};
+use tokio::time::advance;
 
-use crate::harness::{AT, DEVICE, Server, Setup, WAIT, answer_http2, request_http2};
-
-fn metric(text: &str, name: &str) -> u64 {
-    let line = text.lines().find(|line| line.starts_with(name)).unwrap();
-    line.rsplit(' ').next().unwrap().parse().unwrap()
-}
-
-async fn ended(server: &Server, outcome: &str) -> u64 {
-    let text = String::from_utf8(server.get("/metrics", "").await.body).unwrap();
-    metric(&text, &format!("lastroute_waits_total{{outcome=\"{outcome}\"}}"))
-}
+use crate::harness::{AT, DEVICE, Server, Setup, WAIT, answer_http2, ended, request_http2, until};
 
 #[tokio::test]
 async fn a_packet_ends_a_wait_in_either_version() {
@@ -69,6 +61,31 @@ async fn a_wait_goes_on_from_a_cursor() {
     assert_eq!(keys, ["cursor", "deviceId", "reset"]);
     for (outcome, count) in [("packet", 1), ("timeout", 1), ("reset", 2), ("refused", 1)] {
         assert_eq!(ended(&server, outcome).await, count, "{outcome}");
+    }
+}
+
+/// Two hundred that ask for the same 10 s, of which half lose more than half a second: the odds for fewer than 50 or more than 150 are nil.
+#[tokio::test(start_paused = true)]
+async fn waits_that_began_together_end_within_a_tenth_of_their_time_and_not_together() {
+    // While it runs, time moves only as told.
+    let (_hold, held) = std::sync::mpsc::channel::<()>();
+    tokio::task::spawn_blocking(move || held.recv());
+    let server = Server::start(Setup::default()).await;
+    let sender = server.connect_http2().await;
+    let waits: Vec<_> = (0..200)
+        .map(|_| {
+            let mut sender = sender.clone();
+            tokio::spawn(async move { request_http2(&mut sender, "GET", &format!("{WAIT}?timeoutMs=10000")).await })
+        })
+        .collect();
+    server.waiting(200).await;
+    advance(Duration::from_millis(8_990)).await;
+    assert_eq!(server.waiters.waiting(), 200);
+    advance(Duration::from_millis(510)).await;
+    until(|| (50..150).contains(&server.waiters.waiting())).await;
+    advance(Duration::from_millis(510)).await;
+    for wait in waits {
+        assert_eq!(wait.await.unwrap().status, 204);
     }
 }
 
@@ -205,7 +222,8 @@ async fn a_shutdown_ends_every_wait_with_503() {
     server.shutdown.send(true).unwrap();
     for answer in [client.answer(false).await, over_http2.await.unwrap()] {
         answer.is_error(503, "shutting down");
-        assert_eq!(answer.header("retry-after"), Some("5"));
+        let retry_after: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=5).contains(&retry_after), "{retry_after}");
         assert_eq!(answer.json()["code"], Value::from(503));
     }
     server.serving.await.unwrap();

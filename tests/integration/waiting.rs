@@ -38,6 +38,31 @@ async fn everybody_who_waits_for_a_device_is_woken_by_its_next_packet() {
     gateway.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn many_devices_are_waited_for_in_one_request_for_any_and_for_all() {
+    let gateway = Gateway::start("");
+    let (http1, h2c) = (Client::http1(&gateway), Client::h2c(&gateway));
+    let [mut first, mut second] = [Device::new(1, &gateway).await, Device::new(2, &gateway).await];
+    let ids = ["0000000000000001", "0000000000000002"];
+    let ask = |client: &Client, mode: &str| {
+        let (client, body) = (client.clone(), json!({"deviceIds": ids, "mode": mode}));
+        tokio::spawn(async move { client.post("/device/waitForPacket", &body).await })
+    };
+    let (any, all) = (ask(&http1, "any"), ask(&h2c, "all"));
+    eventually(async || waiters(&http1).await == 4.0).await;
+    second.report(0).await;
+    let answer = any.await.unwrap().json();
+    assert_eq!((&answer["pending"], &answer["timedOut"]), (&json!([ids[0]]), &json!(false)), "{answer}");
+    assert_eq!(answer["packets"][0]["packet"]["source"], json!(second.address().to_string()));
+    first.report(0).await;
+    let answer = all.await.unwrap().json();
+    assert_eq!((&answer["pending"], &answer["timedOut"]), (&json!([]), &json!(false)), "{answer}");
+    let devices: Vec<_> = answer["packets"].as_array().unwrap().iter().map(|packet| &packet["deviceId"]).collect();
+    assert_eq!(devices, ids);
+    assert_eq!(waiters(&http1).await, 0.0);
+    gateway.stop().await;
+}
+
 /// Devices speak as fast as they can while their listeners ask again and again. A lost wake-up would leave a listener
 /// waiting for a packet that was its device's last; a lost or invented packet would break the sum.
 #[tokio::test(flavor = "multi_thread")]
