@@ -25,6 +25,15 @@ pub struct Cursor {
     pub n: u64,
 }
 
+/// An event of a stream that somebody follows, written `<stream>-<n>` in decimal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EventId {
+    /// The stream: another one for each that is begun, over restarts too.
+    pub stream: u64,
+    /// Events told so far, this one included; 0 before the first.
+    pub n: u64,
+}
+
 /// Why a text is not an identifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
@@ -37,6 +46,9 @@ pub enum IdError {
     /// Not `<epoch>-<n>`.
     #[error("a cursor is two decimal numbers joined by '-', as the gateway returned it")]
     Cursor,
+    /// Not `<stream>-<n>`.
+    #[error("an event id is two decimal numbers joined by '-', as the gateway sent it")]
+    Event,
 }
 
 impl KeyId {
@@ -137,15 +149,34 @@ impl FromStr for Cursor {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let number = |text: &str| -> Result<u64, IdError> {
-            if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
-                return Err(IdError::Cursor);
-            }
-            text.parse().map_err(|_| IdError::Cursor)
-        };
-        let (epoch, n) = text.split_once('-').ok_or(IdError::Cursor)?;
-        Ok(Self { epoch: number(epoch)?, n: number(n)? })
+        let (epoch, n) = two_numbers(text).ok_or(IdError::Cursor)?;
+        Ok(Self { epoch, n })
     }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.stream, self.n)
+    }
+}
+
+impl FromStr for EventId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let (stream, n) = two_numbers(text).ok_or(IdError::Event)?;
+        Ok(Self { stream, n })
+    }
+}
+
+/// Two decimal numbers joined by `-`, and nothing else.
+fn two_numbers(text: &str) -> Option<(u64, u64)> {
+    let number = |text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse().ok().filter(|_| digits)
+    };
+    let (first, second) = text.split_once('-')?;
+    Some((number(first)?, number(second)?))
 }
 
 impl Serialize for Cursor {
@@ -168,11 +199,14 @@ mod tests {
     }
 
     #[test]
-    fn cursor_text_round_trips_and_refuses_everything_else() {
+    fn cursor_and_event_text_round_trips_and_refuses_everything_else() {
         let cursor = Cursor { epoch: u64::MAX, n: 7 };
         assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        let event = EventId { stream: 7, n: u64::MAX };
+        assert_eq!(event.to_string().parse(), Ok(event));
         for bad in ["", "-", "1-", "-1", "1", "1-2-3", "+1-2", "1- 2", "18446744073709551616-0"] {
             assert_eq!(bad.parse::<Cursor>(), Err(IdError::Cursor), "{bad}");
+            assert_eq!(bad.parse::<EventId>(), Err(IdError::Event), "{bad}");
         }
     }
 

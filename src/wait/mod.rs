@@ -1,4 +1,4 @@
-//! Waiting for the next packet of a device, or of one of many: the table and the waiters together.
+//! Waiting for packets of one device or of many, and following them: the table and the waiters together.
 //!
 //! ```
 //! # use std::{sync::Arc, time::Duration};
@@ -45,7 +45,9 @@
 //! # }
 //! ```
 
+mod history;
 pub mod many;
+pub mod stream;
 
 use std::sync::Arc;
 

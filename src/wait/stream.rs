@@ -1,0 +1,452 @@
+//! Following devices: an event for every packet of many devices, for as long as somebody listens.
+//!
+//! Nothing is queued for a listener who is slow: events are made when they are asked for, and what came meanwhile is told
+//! as missed. A listener who was cut off goes on after the last event that arrived, as long as it is remembered.
+
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
+
+use crate::id::{Cursor, DeviceId, EventId};
+use crate::waiters::{Full, Waiters};
+
+use super::history::{Bounds, Histories};
+use super::many::{DeviceError, Devices};
+use super::{PacketWaits, WaitError, Waited};
+
+/// All who follow devices, with what is remembered for those who come back.
+#[derive(Debug)]
+pub struct Streams {
+    waits: PacketWaits,
+    histories: Mutex<Histories>,
+}
+
+/// Where a stream begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// At the positions that the devices come with, or else at present.
+    Devices,
+    /// After this event of an earlier stream. Devices which that one did not have begin as in [`Self::Devices`]. If it is
+    /// not remembered, as in [`Self::Lost`].
+    Event(EventId),
+    /// At a position that nobody knows: every device is reset.
+    Lost,
+}
+
+/// What a listener is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Where in the stream it is.
+    pub id: EventId,
+    /// The device.
+    pub device: DeviceId,
+    /// What came of it; never [`Waited::TimedOut`].
+    pub waited: Waited,
+}
+
+/// Somebody who follows devices: a stream of [`Event`]s that ends only after [`Self::close`]. Holds one place among the
+/// waiters for each device; a drop gives them back.
+pub struct Following {
+    streams: Arc<Streams>,
+    number: u64,
+    watches: FuturesUnordered<BoxFuture<'static, Full>>,
+    spoke: Arc<Mutex<Spoke>>,
+}
+
+/// Devices of a stream that may have something to tell, by their place in it: the one that spoke first is first.
+#[derive(Debug)]
+struct Spoke {
+    queue: VecDeque<u32>,
+    queued: Vec<bool>,
+}
+
+/// A position in no stream of packets: whoever goes on after it is reset.
+const NOWHERE: Cursor = Cursor { epoch: u64::MAX, n: 1 };
+
+impl Streams {
+    /// Nobody follows anything yet.
+    pub fn new(waits: PacketWaits) -> Self {
+        Self::bounded(waits, Bounds::default())
+    }
+
+    fn bounded(waits: PacketWaits, bounds: Bounds) -> Self {
+        Self { waits, histories: Mutex::new(Histories::new(bounds)) }
+    }
+
+    /// How many follow now.
+    pub fn live(&self) -> usize {
+        self.histories().live()
+    }
+
+    /// Begins to follow `devices`, of which a packet that is counted from now on is not lost. Only the same `owner` can go
+    /// on after an event of the stream.
+    pub fn follow(self: &Arc<Self>, devices: &Devices, origin: Origin, owner: u64) -> Result<Following, DeviceError> {
+        let positions = self.positions(devices, origin, owner)?;
+        let spoke = Arc::new(Mutex::new(Spoke { queue: VecDeque::new(), queued: vec![false; positions.len()] }));
+        let watches = FuturesUnordered::new();
+        for (index, (id, _)) in (0..).zip(&positions) {
+            let mut watch: BoxFuture<'static, Full> =
+                Box::pin(watch(Arc::clone(&self.waits.waiters), *id, index, Arc::clone(&spoke)));
+            // Takes its place now, so that it is known whether there is one.
+            if let Poll::Ready(full) = watch.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                return Err(DeviceError { device: *id, error: full.into() });
+            }
+            watches.push(watch);
+        }
+        let number = self.histories().begin(owner, positions);
+        Ok(Following { streams: Arc::clone(self), number, watches, spoke })
+    }
+
+    fn positions(&self, devices: &Devices, origin: Origin, owner: u64) -> Result<Vec<(DeviceId, Cursor)>, DeviceError> {
+        let earlier = match origin {
+            Origin::Devices => Some(HashMap::new()),
+            Origin::Event(event) => self.histories().as_of(event, owner),
+            Origin::Lost => None,
+        };
+        let position = |(id, after)| {
+            let position = match &earlier {
+                None => self.first_position(id, None).map(|_| NOWHERE),
+                Some(earlier) => match earlier.get(&id) {
+                    Some(position) => self.first_position(id, None).map(|_| *position),
+                    None => self.first_position(id, after),
+                },
+            };
+            position.map(|position| (id, position)).map_err(|error| DeviceError { device: id, error })
+        };
+        devices.iter().map(position).collect()
+    }
+
+    fn first_position(&self, id: DeviceId, after: Option<Cursor>) -> Result<Cursor, WaitError> {
+        Ok(match self.waits.begin(id, after)? {
+            Ok(Waited::Reset { .. }) => NOWHERE,
+            Ok(found) => after.unwrap_or(found.cursor()),
+            Err(base) => base,
+        })
+    }
+
+    /// The next event of the device at this place of a stream, if there is one.
+    fn next(&self, stream: u64, index: u32) -> Option<Event> {
+        let (device, position) = self.histories().position(stream, index)?;
+        let waited = self.waits.look(device, position).ok()?;
+        let id = self.histories().advance(stream, index, waited.cursor())?;
+        Some(Event { id, device, waited })
+    }
+
+    fn histories(&self) -> MutexGuard<'_, Histories> {
+        self.histories.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Following {
+    /// The id after which one goes on who has heard no event yet.
+    pub fn first_id(&self) -> EventId {
+        EventId { stream: self.number, n: 0 }
+    }
+
+    /// Takes no more notice of packets: what there is to tell now is told, then the stream ends.
+    pub fn close(&mut self) {
+        // Each of them looks again, should it have been woken just now.
+        let _ = self.watches.poll_next_unpin(&mut Context::from_waker(Waker::noop()));
+        self.watches.clear();
+    }
+}
+
+impl Stream for Following {
+    type Item = Event;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        let this = self.get_mut();
+        // None of them is ever ready: those that were woken put their device into the queue.
+        let closed = this.watches.poll_next_unpin(cx).is_ready();
+        loop {
+            // A line of its own: nothing else is locked under it.
+            let index = lock(&this.spoke).next();
+            match index {
+                Some(index) => {
+                    if let Some(event) = this.streams.next(this.number, index) {
+                        return Poll::Ready(Some(event));
+                    }
+                }
+                None if closed => return Poll::Ready(None),
+                None => return Poll::Pending,
+            }
+        }
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.streams.histories().end(self.number);
+    }
+}
+
+impl fmt::Debug for Following {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Following({}, {} devices)", self.number, self.watches.len())
+    }
+}
+
+impl Spoke {
+    fn add(&mut self, index: u32) {
+        if let Some(queued) = self.queued.get_mut(index as usize)
+            && !std::mem::replace(queued, true)
+        {
+            self.queue.push_back(index);
+        }
+    }
+
+    fn next(&mut self) -> Option<u32> {
+        let index = self.queue.pop_front()?;
+        self.queued[index as usize] = false;
+        Some(index)
+    }
+}
+
+/// Waits for every packet of a device for good. Its place is kept from one packet to the next, so that no other waiter can
+/// take it.
+async fn watch(waiters: Arc<Waiters>, id: DeviceId, index: u32, spoke: Arc<Mutex<Spoke>>) -> Full {
+    let look = || {
+        lock(&spoke).add(index);
+        None::<Infallible>
+    };
+    match waiters.wait(id, look).await {
+        Err(full) => full,
+        Ok(never) => match never {},
+    }
+}
+
+fn lock(spoke: &Mutex<Spoke>) -> MutexGuard<'_, Spoke> {
+    spoke.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[cfg(not(feature = "shuttle"))]
+mod tests {
+    use super::super::testing::{DEVICE, Gateway, OTHER};
+    use super::*;
+    use crate::table::{TableConfig, Unregistered};
+    use futures_util::FutureExt;
+
+    const THIRD: DeviceId = DeviceId(9);
+    const OWNER: u64 = 1;
+
+    /// What a test sees of an event: its device, position and missed packets; a reset has no missed ones.
+    type Told = (DeviceId, u64, Option<u64>);
+
+    fn gateway() -> (Gateway, Arc<Streams>) {
+        gateway_of(&TableConfig { epoch: 9, ..TableConfig::default() }, 10)
+    }
+
+    fn gateway_of(config: &TableConfig, per_device: usize) -> (Gateway, Arc<Streams>) {
+        let gateway = Gateway::new(config, per_device);
+        let streams = Arc::new(Streams::new(gateway.waits.clone()));
+        (gateway, streams)
+    }
+
+    fn named(ids: &[DeviceId]) -> Devices {
+        ids.iter().map(|id| (*id, None)).collect()
+    }
+
+    fn from_now(streams: &Arc<Streams>, ids: &[DeviceId]) -> Following {
+        streams.follow(&named(ids), Origin::Devices, OWNER).unwrap()
+    }
+
+    fn told(event: &Event) -> Told {
+        let missed = match event.waited {
+            Waited::Packet { missed, .. } => Some(missed),
+            _ => None,
+        };
+        (event.device, event.waited.cursor().n, missed)
+    }
+
+    /// All events there are now.
+    fn events(following: &mut Following) -> Vec<Event> {
+        std::iter::from_fn(|| following.next().now_or_never().map(|event| event.expect("it goes on"))).collect()
+    }
+
+    fn all_told(following: &mut Following) -> Vec<Told> {
+        events(following).iter().map(told).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_packet_of_each_device_is_an_event() {
+        let (gateway, streams) = gateway();
+        gateway.hear(DEVICE, 1);
+        let mut following = from_now(&streams, &[DEVICE, OTHER]);
+        assert_eq!((all_told(&mut following), gateway.waiters.waiting(), streams.live()), (vec![], 2, 1));
+        let first = following.first_id();
+        for sequence in 2..5 {
+            gateway.hear(DEVICE, sequence);
+            gateway.hear(THIRD, sequence);
+            let event = following.next().await.unwrap();
+            assert_eq!(told(&event), (DEVICE, sequence.into(), Some(0)));
+            assert_eq!(event.id, EventId { n: u64::from(sequence) - 1, ..first });
+        }
+        gateway.hear(OTHER, 1);
+        gateway.hear(DEVICE, 5);
+        assert_eq!(all_told(&mut following), [(OTHER, 1, Some(0)), (DEVICE, 5, Some(0))], "in the order they spoke");
+        drop(following);
+        assert_eq!((gateway.waiters.waiting(), streams.live()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_slow_listener_did_not_take_is_told_as_missed() {
+        let (gateway, streams) = gateway();
+        let mut following = from_now(&streams, &[DEVICE, OTHER]);
+        for sequence in 1..=50 {
+            gateway.hear(DEVICE, sequence);
+            gateway.hear(OTHER, sequence);
+        }
+        assert_eq!(all_told(&mut following), [(DEVICE, 50, Some(49)), (OTHER, 50, Some(49))]);
+        // Of two that always have something to tell, one does not keep the other from it.
+        for sequence in (51..60).step_by(2) {
+            gateway.hear(DEVICE, sequence);
+            gateway.hear(OTHER, sequence);
+            assert_eq!(following.next().await.unwrap().device, DEVICE);
+            gateway.hear(DEVICE, sequence + 1);
+            assert_eq!(following.next().await.unwrap().device, OTHER);
+            assert_eq!(following.next().await.unwrap().device, DEVICE);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_is_kept_from_one_packet_to_the_next() {
+        let (gateway, streams) = gateway_of(&TableConfig::default(), 1);
+        let mut following = from_now(&streams, &[DEVICE]);
+        let full = DeviceError { device: DEVICE, error: WaitError::Full(Full::Device) };
+        for sequence in 1..4 {
+            let refused = streams.follow(&named(&[OTHER, DEVICE]), Origin::Devices, OWNER);
+            assert_eq!((refused.unwrap_err(), gateway.waiters.waiting(), streams.live()), (full, 1, 1));
+            gateway.hear(DEVICE, sequence);
+            assert_eq!(all_told(&mut following).len(), 1);
+        }
+        drop(following);
+        drop(from_now(&streams, &[OTHER, DEVICE]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_begins_at_the_positions_it_is_given() {
+        let (gateway, streams) = gateway();
+        for sequence in 1..=3 {
+            gateway.hear(DEVICE, sequence);
+        }
+        let present = gateway.table.cursor(DEVICE);
+        let (behind, former) = (Some(Cursor { n: 1, ..present }), Some(Cursor { epoch: 1, n: 0 }));
+        let devices = [(DEVICE, behind), (OTHER, former), (THIRD, None)].into_iter().collect();
+        let mut following = streams.follow(&devices, Origin::Devices, OWNER).unwrap();
+        assert_eq!(all_told(&mut following), [(DEVICE, 3, Some(1)), (OTHER, 0, None)]);
+        gateway.hear(OTHER, 1);
+        assert_eq!(all_told(&mut following), [(OTHER, 1, Some(0))]);
+        let ahead = [(DEVICE, Some(Cursor { n: 4, ..present }))].into_iter().collect();
+        let refused = streams.follow(&ahead, Origin::Devices, OWNER).unwrap_err();
+        assert_eq!(refused, DeviceError { device: DEVICE, error: WaitError::AheadOfPresent { present } });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_goes_on_after_any_event_of_another_that_lives_or_has_ended() {
+        let (gateway, streams) = gateway();
+        let mut first = from_now(&streams, &[DEVICE, OTHER]);
+        let mut ids = vec![first.first_id()];
+        for sequence in 1..=3 {
+            gateway.hear(DEVICE, sequence);
+            ids.extend(events(&mut first).iter().map(|event| event.id));
+        }
+        let mut first = Some(first);
+        for lives in [true, false] {
+            first = first.filter(|_| lives);
+            for (n, id) in ids.iter().enumerate() {
+                let mut second = streams.follow(&named(&[THIRD, DEVICE]), Origin::Event(*id), OWNER).unwrap();
+                let missed = 3_u64.checked_sub(n as u64 + 1);
+                let expected: Vec<_> = missed.map(|missed| (DEVICE, 3, Some(missed))).into_iter().collect();
+                assert_eq!(all_told(&mut second), expected, "after {n} events");
+            }
+        }
+        // A device that both have goes on where it was, whatever position it comes with.
+        gateway.hear(THIRD, 1);
+        let behind = Some(Cursor { n: 0, ..gateway.table.cursor(THIRD) });
+        let devices = [(DEVICE, Some(Cursor { epoch: 1, n: 1 })), (THIRD, behind)].into_iter().collect();
+        let mut second = streams.follow(&devices, Origin::Event(ids[3]), OWNER).unwrap();
+        assert_eq!(all_told(&mut second), [(THIRD, 1, Some(0))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_it_is_not_known_what_was_told_every_device_is_reset_and_followed() {
+        let (gateway, streams) = gateway();
+        let mut first = from_now(&streams, &[DEVICE]);
+        for sequence in 1..=1026 {
+            gateway.hear(DEVICE, sequence);
+            assert_eq!(all_told(&mut first).len(), 1);
+        }
+        let id = first.first_id();
+        let known = streams.follow(&named(&[DEVICE]), Origin::Event(EventId { n: 2, ..id }), OWNER);
+        assert_eq!(all_told(&mut known.unwrap()), [(DEVICE, 1026, Some(1023))]);
+        for (origin, owner) in [
+            (Origin::Event(EventId { n: 1, ..id }), OWNER),
+            (Origin::Event(EventId { n: 1027, ..id }), OWNER),
+            (Origin::Event(EventId { n: 1026, ..id }), OWNER + 1),
+            (Origin::Event(EventId { stream: id.stream.wrapping_add(1), n: 1026 }), OWNER),
+            (Origin::Lost, OWNER),
+        ] {
+            let mut second = streams.follow(&named(&[DEVICE, OTHER]), origin, owner).unwrap();
+            let reset = events(&mut second);
+            assert_eq!(reset.iter().map(told).collect::<Vec<_>>(), [(DEVICE, 1026, None), (OTHER, 0, None)]);
+            let Waited::Reset { snapshot, .. } = reset[0].waited else { panic!() };
+            assert_eq!(snapshot, gateway.table.snapshot(DEVICE));
+            // Who goes on before the reset is reset again.
+            let third = streams.follow(&named(&[OTHER]), Origin::Event(second.first_id()), owner);
+            assert_eq!(all_told(&mut third.unwrap()), [(OTHER, 0, None)]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_device_that_was_forgotten_is_reset_when_it_speaks_again() {
+        let (gateway, streams) = gateway_of(&TableConfig { unregistered_limit: 1, ..TableConfig::default() }, 10);
+        gateway.hear(DEVICE, 1);
+        let mut following = from_now(&streams, &[DEVICE]);
+        assert_eq!(all_told(&mut following), []);
+        gateway.hear(OTHER, 2);
+        assert_eq!(all_told(&mut following), [], "nobody is woken by it");
+        gateway.hear(DEVICE, 3);
+        assert_eq!(all_told(&mut following), [(DEVICE, 1, None)]);
+        gateway.hear(DEVICE, 4);
+        assert_eq!(all_told(&mut following), [(DEVICE, 2, Some(0))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_device_that_is_not_served_is_not_followed_wherever_the_stream_begins() {
+        let deny = TableConfig { unregistered: Unregistered::Deny, ..TableConfig::default() };
+        let (_gateway, streams) = gateway_of(&deny, 10);
+        for origin in [Origin::Devices, Origin::Lost] {
+            let refused = streams.follow(&named(&[DEVICE]), origin, OWNER).unwrap_err();
+            assert_eq!(refused, DeviceError { device: DEVICE, error: WaitError::NotRegistered });
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_stream_tells_what_there_is_and_ends() {
+        let (gateway, streams) = gateway();
+        let mut following = from_now(&streams, &[DEVICE, OTHER]);
+        assert_eq!(all_told(&mut following), []);
+        gateway.hear(DEVICE, 1);
+        following.close();
+        gateway.hear(OTHER, 1);
+        gateway.hear(DEVICE, 2);
+        assert_eq!(following.next().await.map(|event| told(&event)), Some((DEVICE, 2, Some(1))));
+        assert_eq!((following.next().await, gateway.waiters.waiting()), (None, 0));
+    }
+
+    #[test]
+    fn a_followed_device_is_small() {
+        let (gateway, _) = gateway();
+        let spoke = Arc::new(Mutex::new(Spoke { queue: VecDeque::new(), queued: Vec::new() }));
+        let watch = watch(Arc::clone(&gateway.waiters), DEVICE, 0, spoke);
+        // Beside it: its box, eight words of the set of watches, its position, and 24 bytes in the queue of the waiters.
+        assert!(size_of_val(&watch) <= 200, "{}", size_of_val(&watch));
+    }
+}
