@@ -1,6 +1,7 @@
 //! Who may use the API: administrator keys.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName};
@@ -14,22 +15,26 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 pub struct Access {
     credentials: Vec<Credential>,
     /// Waits of everybody, where there are no keys.
-    waiting: AtomicUsize,
+    waiting: Arc<AtomicUsize>,
 }
 
 struct Credential {
     digest: [u8; 32],
-    waiting: AtomicUsize,
+    waiting: Arc<AtomicUsize>,
 }
 
 /// Whoever made a request.
 #[derive(Clone, Copy, Debug)]
-pub struct Caller<'a>(Option<&'a AtomicUsize>);
+pub struct Caller<'a> {
+    /// Waits with the same credential; of those at an endpoint without credentials, none.
+    waiting: Option<&'a Arc<AtomicUsize>>,
+    number: usize,
+}
 
 /// Places of waits within their caller's bound; given back on drop.
 #[derive(Debug)]
-pub struct WaitPlaces<'a> {
-    waiting: Option<&'a AtomicUsize>,
+pub struct WaitPlaces {
+    waiting: Option<Arc<AtomicUsize>>,
     count: usize,
 }
 
@@ -41,7 +46,7 @@ impl Access {
 
     /// Those who show one of `keys`. None: everybody may.
     pub fn of_keys<'a>(keys: impl IntoIterator<Item = &'a str>) -> Self {
-        let credential = |key: &str| Credential { digest: sha256(key.as_bytes()), waiting: AtomicUsize::new(0) };
+        let credential = |key: &str| Credential { digest: sha256(key.as_bytes()), waiting: Arc::default() };
         Self { credentials: keys.into_iter().map(credential).collect(), ..Self::default() }
     }
 
@@ -56,7 +61,7 @@ impl Access {
     /// `x-api-key: <key>`. It takes the same time whichever key it is, and however close to one.
     pub fn admit(&self, headers: &HeaderMap) -> Option<Caller<'_>> {
         if self.is_open() {
-            return Some(Caller(Some(&self.waiting)));
+            return Some(Caller { waiting: Some(&self.waiting), number: 0 });
         }
         let header = |name: HeaderName| headers.get(name).map(|value| value.as_bytes().trim_ascii());
         let keys = [
@@ -64,15 +69,15 @@ impl Access {
             header(AUTHORIZATION).and_then(|value| after_scheme(value, b"Bearer")),
             header(X_API_KEY).map(|value| after_scheme(value, b"Bearer").unwrap_or(value)),
         ];
-        keys.into_iter().flatten().find_map(|key| self.credential(key)).map(|found| Caller(Some(&found.waiting)))
+        keys.into_iter().flatten().find_map(|key| self.credential(key))
     }
 
-    fn credential(&self, key: &[u8]) -> Option<&Credential> {
+    fn credential(&self, key: &[u8]) -> Option<Caller<'_>> {
         let offered = sha256(key);
         let mut found = None;
-        for credential in &self.credentials {
+        for (number, credential) in self.credentials.iter().enumerate() {
             if bool::from(credential.digest.ct_eq(&offered)) {
-                found = Some(credential);
+                found = Some(Caller { waiting: Some(&credential.waiting), number });
             }
         }
         found
@@ -85,26 +90,31 @@ impl fmt::Debug for Access {
     }
 }
 
-impl<'a> Caller<'a> {
+impl Caller<'_> {
     /// Somebody at an endpoint that asks for no credentials. None of those waits.
     pub const fn anyone() -> Self {
-        Self(None)
+        Self { waiting: None, number: 0 }
+    }
+
+    /// Different for each credential of this process.
+    pub const fn number(self) -> usize {
+        self.number
     }
 
     /// As many places to wait, unless the caller's credential would hold more than `limit` with them. Where there are no
     /// keys, everybody has the same.
-    pub fn places_to_wait(self, count: usize, limit: usize) -> Option<WaitPlaces<'a>> {
-        if let Some(waiting) = self.0 {
+    pub fn places_to_wait(self, count: usize, limit: usize) -> Option<WaitPlaces> {
+        if let Some(waiting) = self.waiting {
             let take = |now: usize| now.checked_add(count).filter(|then| *then <= limit);
             waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
         }
-        Some(WaitPlaces { waiting: self.0, count })
+        Some(WaitPlaces { waiting: self.waiting.cloned(), count })
     }
 }
 
-impl Drop for WaitPlaces<'_> {
+impl Drop for WaitPlaces {
     fn drop(&mut self) {
-        if let Some(waiting) = self.waiting {
+        if let Some(waiting) = &self.waiting {
             waiting.fetch_sub(self.count, Ordering::Relaxed);
         }
     }

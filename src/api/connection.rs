@@ -39,8 +39,8 @@ pub(super) struct Peer {
     in_flight: AtomicUsize,
     http2: AtomicBool,
     lingers: AtomicBool,
-    /// Answers over HTTP/2 that hyper keeps bytes of, which the client can hold up each without holding up the connection:
-    /// the number of the request, and when hyper last took a part.
+    /// Answers over HTTP/2 that hyper keeps bytes of or that go on, which the client can hold up each without holding up the
+    /// connection: the number of the request, and when hyper last took a part, or is to do so.
     unsent: Mutex<Vec<(usize, Instant)>>,
 }
 
@@ -145,12 +145,12 @@ impl Peer {
 }
 
 impl InFlight {
-    /// The answer waits to be sent, or some of it left just now.
-    pub(super) fn moved(&self) {
-        let (now, mut unsent) = (Instant::now(), self.peer.unsent());
+    /// The answer waits to be sent, or some of it left just now, and it may rest for `rest`.
+    pub(super) fn moved(&self, rest: Duration) {
+        let (at, mut unsent) = (Instant::now() + rest, self.peer.unsent());
         match unsent.iter_mut().find(|(number, _)| *number == self.number) {
-            Some((_, moved)) => *moved = now,
-            None => unsent.push((self.number, now)),
+            Some((_, moved)) => *moved = at,
+            None => unsent.push((self.number, at)),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! JSON and MessagePack: which one a request asks for, which one it brings, and bodies in either.
 
+use std::cmp::Reverse;
+
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,29 +18,29 @@ pub enum Format {
 /// Names of MessagePack in use; the first is the registered one.
 const MESSAGE_PACK: [&str; 3] = ["application/msgpack", "application/vnd.msgpack", "application/x-msgpack"];
 const JSON: &str = "application/json";
+/// Server-sent events, which are no form of a body but a body without end.
+pub(super) const EVENTS: &str = "text/event-stream";
 
 impl Format {
     /// The form in which to answer, by the header `Accept`: the one with the highest quality; among equals the one named
     /// most exactly, then the one named first. JSON if nothing on offer is acceptable.
     pub fn accepted(headers: &HeaderMap) -> Self {
-        let ranges: Vec<Range<'_>> = headers
-            .get_all(ACCEPT)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .enumerate()
-            .filter_map(|(position, text)| Range::parse(position, text))
-            .collect();
-        let weighed = |format: Format| {
-            // The most exact range that covers a form decides about it (RFC 9110, 12.5.1).
-            let covering = ranges.iter().filter(|range| range.covers(format.content_type()));
-            let best = covering.max_by_key(|range| (range.exactness(), std::cmp::Reverse(range.position)))?;
-            let weight = (best.quality, best.exactness(), std::cmp::Reverse(best.position));
-            (best.quality > 0).then_some((weight, format))
-        };
-        let forms = MESSAGE_PACK.into_iter().rev().map(Self::MessagePack).chain([Self::Json]);
+        let accepted = Accepted::of(headers);
+        let weighed = |form: Self| accepted.weight(form.content_type()).map(|weight| (weight, form));
         // The last of several equals wins: JSON, then the registered name.
-        forms.filter_map(weighed).max_by_key(|(weight, _)| *weight).map_or(Self::Json, |(_, format)| format)
+        Self::all().filter_map(weighed).max_by_key(|(weight, _)| *weight).map_or(Self::Json, |(_, form)| form)
+    }
+
+    /// Whether server-sent events are wanted more than a body: only if they are named.
+    pub fn events_accepted(headers: &HeaderMap) -> bool {
+        let accepted = Accepted::of(headers);
+        let best = Self::all().filter_map(|form| accepted.weight(form.content_type())).max();
+        let named = accepted.0.iter().any(|range| range.essence.eq_ignore_ascii_case(EVENTS));
+        named && accepted.weight(EVENTS) > best
+    }
+
+    fn all() -> impl Iterator<Item = Self> {
+        MESSAGE_PACK.into_iter().rev().map(Self::MessagePack).chain([Self::Json])
     }
 
     /// The form of the body a request brings, by its header `Content-Type`; without one, JSON. `None` for anything else.
@@ -86,6 +88,28 @@ impl Format {
                 }
             }
         }
+    }
+}
+
+/// What the header `Accept` says.
+struct Accepted<'a>(Vec<Range<'a>>);
+
+/// How much a form is wanted: by quality, then by how exactly it is named, then by place.
+type Weight = (u16, u8, Reverse<usize>);
+
+impl<'a> Accepted<'a> {
+    fn of(headers: &'a HeaderMap) -> Self {
+        let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let texts = values.flat_map(|value| value.split(',')).enumerate();
+        Self(texts.filter_map(|(position, text)| Range::parse(position, text)).collect())
+    }
+
+    /// `None` if the form is not acceptable.
+    fn weight(&self, content_type: &str) -> Option<Weight> {
+        // The most exact range that covers a form decides about it (RFC 9110, 12.5.1).
+        let covering = self.0.iter().filter(|range| range.covers(content_type));
+        let best = covering.max_by_key(|range| (range.exactness(), Reverse(range.position)))?;
+        (best.quality > 0).then_some((best.quality, best.exactness(), Reverse(best.position)))
     }
 }
 
@@ -178,6 +202,29 @@ mod tests {
         ] {
             assert_eq!(accepted(accept), expected, "{accept:?}");
         }
+    }
+
+    #[test]
+    fn events_are_sent_to_those_who_name_them_and_want_nothing_more() {
+        for (accept, expected) in [
+            ("text/event-stream", true),
+            ("Text/Event-Stream;q=0.1", true),
+            ("text/event-stream, */*", true),
+            ("text/event-stream, application/json", true),
+            ("application/json;q=0.5, text/event-stream", true),
+            ("application/json, text/event-stream", false),
+            ("text/event-stream;q=0.5, */*", false),
+            ("text/event-stream;q=0", false),
+            ("*/*", false),
+            ("text/*", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(ACCEPT, HeaderValue::from_static(accept));
+            assert_eq!(Format::events_accepted(&headers), expected, "{accept}");
+        }
+        assert!(!Format::events_accepted(&HeaderMap::new()));
+        assert_eq!(accepted(&["text/event-stream"]), JSON, "errors have to have a form");
     }
 
     #[test]

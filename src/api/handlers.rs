@@ -1,6 +1,7 @@
 //! One function per endpoint: typed input, a call of the core, a typed answer.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
@@ -17,9 +18,9 @@ use super::connection::Peer;
 use super::error::ApiError;
 use super::format::Format;
 use super::metrics_text;
-use super::outgoing::Room;
+use super::outgoing::{Content, Room};
 use super::router::Endpoint;
-use super::waiting::WaitQuery;
+use super::waiting::{Kind, WaitQuery};
 use super::{Api, views};
 
 /// The position of the device's last packet.
@@ -28,17 +29,17 @@ pub const LASTROUTE_CURSOR: HeaderName = HeaderName::from_static("lastroute-curs
 pub const LASTROUTE_TRUST: HeaderName = HeaderName::from_static("lastroute-trust");
 
 /// What goes out.
-pub(super) type Reply = Response<Bytes>;
+pub(super) type Reply = Response<Content>;
 
 /// What comes of a request.
 pub(super) type Answer = Result<Reply, ApiError>;
 
 /// A request that is routed and admitted, with what its answer depends on.
 pub(super) struct Call<'a> {
-    pub(super) api: &'a Api,
+    pub(super) api: &'a Arc<Api>,
     pub(super) room: &'a Room,
     pub(super) caller: Caller<'a>,
-    pub(super) peer: &'a Peer,
+    pub(super) peer: &'a Arc<Peer>,
     pub(super) http2: bool,
     pub(super) shutdown: watch::Receiver<bool>,
     pub(super) format: Format,
@@ -59,8 +60,9 @@ impl Call<'_> {
             Endpoint::State(id) => self.state(id),
             Endpoint::WaitForPacket(id) => {
                 let query = WaitQuery::parse(request.uri().query().unwrap_or_default());
+                let kind = Kind::of(request.headers());
                 drop(request);
-                self.wait_for_packet(id, query).await
+                self.wait_for_packet(id, query, kind).await
             }
             Endpoint::WaitForPackets => Box::pin(self.wait_for_packets(request)).await,
         }
@@ -73,7 +75,7 @@ impl Call<'_> {
     async fn metrics(&self) -> Answer {
         self.api.census.look().await;
         let text = self.api.metrics.text().map_err(|_| ApiError::Internal)?;
-        let mut response = Response::new(Bytes::from(text));
+        let mut response = whole(text);
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics_text::CONTENT_TYPE));
         Ok(response)
     }
@@ -145,9 +147,13 @@ pub(super) fn encoded(format: Format, value: &impl Serialize) -> Answer {
         tracing::error!(%error, "an answer cannot be encoded");
         ApiError::Internal
     })?;
-    let mut response = Response::new(Bytes::from(bytes));
+    let mut response = whole(bytes);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
     Ok(response)
+}
+
+fn whole(body: impl Into<Bytes>) -> Reply {
+    Response::new(Content::Whole(body.into()))
 }
 
 pub(super) fn add_cursor(headers: &mut HeaderMap, cursor: Cursor) -> Result<(), ApiError> {

@@ -24,6 +24,7 @@ use crate::table::RouteTable;
 use crate::waiters::Waiters;
 
 use super::census::{Census, Counted};
+use super::events::EVENT_NAMES;
 use super::samples::Samples;
 
 /// The value of `Content-Type`.
@@ -97,12 +98,19 @@ const WAIT_BOUNDS: [Duration; 11] = [
 /// Waits that ended in one way.
 type Waits = Histogram<{ WAIT_BOUNDS.len() }>;
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EventLabels {
+    event: &'static str,
+}
+
 /// All metrics of the process.
 #[derive(Debug)]
 pub(super) struct Metrics {
     registry: Registry,
     scrape: Arc<Scrape>,
     requests: Family<RequestLabels, Counter>,
+    streams: Gauge,
+    stream_events: Family<EventLabels, Counter>,
     connections: Gauge,
 }
 
@@ -117,12 +125,19 @@ impl Metrics {
         let mut registry = Registry::with_prefix("lastroute");
         let requests = Family::<RequestLabels, Counter>::default();
         registry.register("http_requests", "Requests answered, by path template and status", requests.clone());
+        let streams = Gauge::default();
+        registry.register("streams", "Streams of events open now", streams.clone());
+        let stream_events = Family::<EventLabels, Counter>::default();
+        for event in EVENT_NAMES {
+            drop(stream_events.get_or_create(&EventLabels { event }));
+        }
+        registry.register("stream_events", "Events sent to those who follow devices", stream_events.clone());
         let connections = Gauge::default();
         registry.register("http_connections", "HTTP connections open now", connections.clone());
         let waits = WaitOutcome::ALL.map(|_| Waits::new(&WAIT_BOUNDS));
         let scrape = Arc::new(Scrape { table, waiters, census, ingest, waits, started });
         registry.register_collector(Box::new(Arc::clone(&scrape)));
-        Self { registry, scrape, requests, connections }
+        Self { registry, scrape, requests, streams, stream_events, connections }
     }
 
     /// What the ingest threads have counted so far.
@@ -143,6 +158,16 @@ impl Metrics {
     /// A wait ended, this long after it was asked for.
     pub(super) fn wait(&self, outcome: WaitOutcome, took: Duration) {
         self.scrape.waits[outcome as usize].observe(took);
+    }
+
+    /// Streams of events open now.
+    pub(super) fn streams(&self) -> &Gauge {
+        &self.streams
+    }
+
+    /// An event of this name was sent.
+    pub(super) fn stream_event(&self, event: &'static str) {
+        self.stream_events.get_or_create(&EventLabels { event }).inc();
     }
 
     /// HTTP connections open now.
@@ -302,6 +327,7 @@ mod tests {
         assert!(!text.contains("udp_datagrams_total{result=\"bad_version\"}"));
         has(&text, "lastroute_container_entries_total{result=\"bad_version\"} 0");
         has(&text, "lastroute_waits_total{outcome=\"packet\"} 0");
+        has(&text, "lastroute_stream_events_total{event=\"reset\"} 0");
         has(&text, concat!("lastroute_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1.0"));
         has(&text, "lastroute_start_time_seconds 1795402800.123");
     }

@@ -8,6 +8,7 @@ pub mod access;
 mod census;
 mod connection;
 pub mod error;
+mod events;
 pub mod format;
 mod gateway;
 mod handlers;
@@ -27,7 +28,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::body::{Body, Bytes, Incoming};
+use hyper::body::{Body, Incoming};
 use hyper::header::{CACHE_CONTROL, CONTENT_LENGTH, HeaderValue, VARY};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -44,6 +45,7 @@ use crate::clock::Clock;
 use crate::ingest::moves::MoveLog;
 use crate::table::RouteTable;
 use crate::wait::PacketWaits;
+use crate::wait::stream::Streams;
 use crate::waiters::Waiters;
 use access::{Access, Caller};
 use census::Census;
@@ -52,7 +54,7 @@ use error::ApiError;
 use format::Format;
 use handlers::{Call, Reply, encoded};
 use metrics_text::{IngestSource, Metrics};
-use outgoing::{Outgoing, Room, Taken};
+use outgoing::{Content, Outgoing, Room, Taken};
 use router::{Endpoint, Matched, Router, UNMATCHED};
 
 pub use connection::Deadlines;
@@ -144,6 +146,7 @@ pub struct Api {
     moves: Arc<MoveLog>,
     clock: Clock,
     waits: PacketWaits,
+    streams: Arc<Streams>,
     census: Arc<Census>,
     access: Access,
     metrics: Metrics,
@@ -163,10 +166,11 @@ impl Api {
         config: ApiConfig,
     ) -> Self {
         let waits = PacketWaits::new(Arc::clone(&table), Arc::clone(&waiters));
+        let streams = Arc::new(Streams::new(waits.clone()));
         let census = Arc::new(Census::new(Arc::clone(&table), clock));
         let (for_metrics, counted) = (Arc::clone(&waiters), Arc::clone(&census));
         let metrics = Metrics::new(Arc::clone(&table), for_metrics, counted, ingest, clock.now());
-        Self { table, waiters, moves, clock, waits, census, access, metrics, config }
+        Self { table, waiters, moves, clock, waits, streams, census, access, metrics, config }
     }
 }
 
@@ -276,7 +280,7 @@ impl Surface {
         let has_body = !request.body().is_end_stream();
         let answer = match self.admit(&matched, &request) {
             Ok((caller, endpoint)) => {
-                let (api, shutdown, begun) = (&*self.api, self.shutdown.clone(), Instant::now());
+                let (api, shutdown, begun) = (&self.api, self.shutdown.clone(), Instant::now());
                 let call = Call { api, room: &self.room, caller, peer: &peer, http2, shutdown, format, begun };
                 unwound(pin!(call.answer(endpoint, Box::new(request)))).await
             }
@@ -289,12 +293,11 @@ impl Surface {
         let (mut reply, room) = with_room.unwrap_or_else(|error| (refusal(&error, format, http2), None));
         self.api.metrics.request(matched.template, reply.status());
         finish(&mut reply, head);
-        // Over HTTP/1.1 the answers leave in order, and how fast is looked at while they are written.
-        Ok(reply.map(|body| Outgoing::new(body, room, http2.then_some(in_flight))))
+        Ok(reply.map(|body| Outgoing::new(body, room, in_flight, http2)))
     }
 
     fn with_room(&self, reply: Reply) -> Result<(Reply, Option<Taken>), ApiError> {
-        let room = self.room.take_for_answer(reply.body().len()).ok_or(ApiError::NoRoom)?;
+        let room = self.room.take_for_answer(reply.body().len().unwrap_or(0)).ok_or(ApiError::NoRoom)?;
         Ok((reply, room))
     }
 
@@ -442,9 +445,10 @@ fn finish(reply: &mut Reply, head: bool) {
     reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     reply.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
     if head && reply.status() != StatusCode::NO_CONTENT {
-        let len = reply.body().len();
-        reply.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(len));
-        *reply.body_mut() = Bytes::new();
+        if let Some(len) = reply.body().len() {
+            reply.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(len));
+        }
+        *reply.body_mut() = Content::default();
     }
 }
 

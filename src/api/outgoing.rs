@@ -4,17 +4,19 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::connection::InFlight;
+use super::events::{self, Events};
 
 /// The longest answer that needs no room: what concerns one device is a quarter of it.
 const SMALL: usize = 4 * 1024;
 /// Bytes that hyper gets at once, and before which the client must have made way for the ones before: the largest frame
 /// of a client that does not say otherwise.
-const PART: usize = 16 * 1024;
+pub(super) const PART: usize = 16 * 1024;
 
 /// Room for the bytes of large bodies, in and out.
 #[derive(Clone, Debug)]
@@ -44,11 +46,22 @@ impl Room {
     }
 }
 
+/// The body of an answer, as its handler makes it.
+#[derive(Debug)]
+pub(super) enum Content {
+    /// All of it.
+    Whole(Bytes),
+    /// Events as they happen.
+    Events(Box<Events>),
+}
+
 /// A body that hyper takes part by part.
 #[derive(Debug)]
-pub(super) struct Outgoing {
-    rest: Bytes,
-    in_flight: Option<Arc<InFlight>>,
+pub(super) enum Outgoing {
+    /// What is left of one whose length is known.
+    Whole { rest: Bytes, in_flight: Option<Arc<InFlight>> },
+    /// One that goes on.
+    Events { events: Box<Events>, in_flight: InFlight },
 }
 
 /// Bytes with what is to last until the last of them is with the kernel, or thrown away.
@@ -64,18 +77,46 @@ impl AsRef<[u8]> for Held {
     }
 }
 
+impl Content {
+    /// Bytes, as far as that is known.
+    pub(super) fn len(&self) -> Option<usize> {
+        match self {
+            Self::Whole(bytes) => Some(bytes.len()),
+            Self::Events(_) => None,
+        }
+    }
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self::Whole(Bytes::new())
+    }
+}
+
 impl Outgoing {
-    /// A body of `bytes`. `in_flight` is the request, if it is to last until the client has taken the answer.
-    pub(super) fn new(bytes: Bytes, room: Option<Taken>, in_flight: Option<InFlight>) -> Self {
+    /// The body of an answer to the request `in_flight`. Over HTTP/1.1 the answers leave in order, and how fast is looked at
+    /// while they are written; over HTTP/2 the request lasts until the client has taken its answer. One that is followed by
+    /// events lasts as long as they do.
+    pub(super) fn new(content: Content, room: Option<Taken>, in_flight: InFlight, http2: bool) -> Self {
+        match content {
+            Content::Whole(bytes) => Self::whole(bytes, room, http2.then_some(in_flight)),
+            Content::Events(events) => {
+                in_flight.moved(Duration::ZERO);
+                Self::Events { events, in_flight }
+            }
+        }
+    }
+
+    fn whole(bytes: Bytes, room: Option<Taken>, in_flight: Option<InFlight>) -> Self {
         if bytes.is_empty() || (room.is_none() && in_flight.is_none()) {
-            return Self { rest: bytes, in_flight: None };
+            return Self::Whole { rest: bytes, in_flight: None };
         }
         let in_flight = in_flight.map(Arc::new);
         if let Some(in_flight) = &in_flight {
-            in_flight.moved();
+            in_flight.moved(Duration::ZERO);
         }
         let held = Held { bytes, _in_flight: in_flight.clone(), _room: room };
-        Self { rest: Bytes::from_owner(held), in_flight }
+        Self::Whole { rest: Bytes::from_owner(held), in_flight }
     }
 }
 
@@ -83,24 +124,35 @@ impl Body for Outgoing {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let this = self.get_mut();
-        if this.rest.is_empty() {
-            return Poll::Ready(None);
-        }
-        if let Some(in_flight) = &this.in_flight {
-            in_flight.moved();
-        }
-        let part = this.rest.split_to(this.rest.len().min(PART));
-        Poll::Ready(Some(Ok(Frame::data(part))))
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let part = match self.get_mut() {
+            Self::Whole { rest, .. } if rest.is_empty() => Poll::Ready(None),
+            Self::Whole { rest, in_flight } => {
+                if let Some(in_flight) = in_flight {
+                    in_flight.moved(Duration::ZERO);
+                }
+                Poll::Ready(Some(rest.split_to(rest.len().min(PART))))
+            }
+            Self::Events { events, in_flight } => {
+                let part = events.poll_part(cx);
+                // hyper takes one part more than the client makes way for, and asks no more. If it does not ask when the
+                // next comment is due, the client takes nothing.
+                in_flight.moved(if part.is_pending() { events::COMMENT_INTERVAL } else { Duration::ZERO });
+                part
+            }
+        };
+        part.map(|part| part.map(|bytes| Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty()
+        matches!(self, Self::Whole { rest, .. } if rest.is_empty())
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest.len() as u64)
+        match self {
+            Self::Whole { rest, .. } => SizeHint::with_exact(rest.len() as u64),
+            Self::Events { .. } => SizeHint::default(),
+        }
     }
 }
 
@@ -116,7 +168,7 @@ mod tests {
         let bytes = Bytes::from_iter((0..60_000).map(|index| index as u8));
         let taken = room.take_for_answer(bytes.len()).unwrap();
         assert!(taken.is_some() && room.take_for_answer(bytes.len()).is_none());
-        let mut body = Outgoing::new(bytes.clone(), taken, None);
+        let mut body = Outgoing::whole(bytes.clone(), taken, None);
         assert_eq!(body.size_hint().exact(), Some(60_000));
         let mut parts = Vec::new();
         while let Some(frame) = body.frame().await {

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 use tokio::time::Instant;
@@ -12,12 +14,19 @@ use tokio::time::Instant;
 use crate::id::{Cursor, DeviceId};
 use crate::wait::Waited;
 use crate::wait::many::{Devices, ManyWaited, Mode};
+use crate::wait::stream::Origin;
 
 use super::access::WaitPlaces;
+use super::connection::Peer;
 use super::error::ApiError;
+use super::events::{Events, Interrupted};
+use super::format::{EVENTS, Format};
 use super::handlers::{Answer, Call, Reply, add_cursor};
-use super::metrics_text::WaitOutcome;
+use super::metrics_text::{Metrics, WaitOutcome};
+use super::outgoing::Content;
 use super::{Api, views};
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The longest wait: longer ones end at every proxy in between.
 const MAX_WAIT_MS: u64 = 600_000;
@@ -27,25 +36,54 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 /// The greatest part of a time-out that is taken off, so that clients which began together do not come back together.
 const JITTER: f64 = 0.1;
 
+/// Whether a client waits for one answer, or for events and where they begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Answer,
+    Events(Origin),
+}
+
+impl Kind {
+    /// By the headers `Accept` and `Last-Event-ID`. A client does not choose the latter: one that makes no sense is like one
+    /// that is not remembered, from which it can go on.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        if !Format::events_accepted(headers) {
+            return Self::Answer;
+        }
+        Self::Events(match headers.get(LAST_EVENT_ID) {
+            None => Origin::Devices,
+            Some(id) if id.is_empty() => Origin::Devices,
+            Some(id) => id.to_str().ok().and_then(|id| id.parse().ok()).map_or(Origin::Lost, Origin::Event),
+        })
+    }
+}
+
 impl Call<'_> {
-    pub(super) async fn wait_for_packet(&self, id: DeviceId, query: Result<WaitQuery, ApiError>) -> Answer {
-        let mut ending = Ending::new(self);
-        let answer = self.wait(id, query, &mut ending).await;
+    pub(super) async fn wait_for_packet(&self, id: DeviceId, query: Result<WaitQuery, ApiError>, kind: Kind) -> Answer {
+        let mut ending = Ending::new(Arc::clone(self.api), self.begun);
+        let answer = match kind {
+            Kind::Answer => self.wait(id, query, &mut ending).await,
+            Kind::Events(origin) => query.and_then(|query| {
+                let devices = Devices::from_iter([(id, query.after)]);
+                self.follow(&devices, query.timeout, origin, &mut ending)
+            }),
+        };
         ending.settle(answer)
     }
 
     pub(super) async fn wait_for_packets(&self, request: Box<Request<Incoming>>) -> Answer {
-        let mut ending = Ending::new(self);
+        let mut ending = Ending::new(Arc::clone(self.api), self.begun);
         let answer = self.wait_for_many(request, &mut ending).await;
         ending.settle(answer)
     }
 
-    async fn wait(&self, id: DeviceId, query: Result<WaitQuery, ApiError>, ending: &mut Ending<'_>) -> Answer {
+    async fn wait(&self, id: DeviceId, query: Result<WaitQuery, ApiError>, ending: &mut Ending) -> Answer {
         let query = query?;
         let _place = self.places(1)?;
-        let wait = pin!(self.api.waits.wait_for_packet(id, query.after, self.deadline(query.timeout)));
-        let waited = self.unless_ended(wait, ending).await??;
-        ending.outcome = outcome(&waited);
+        let deadline = self.deadline(query.timeout.unwrap_or(DEFAULT_WAIT));
+        let wait = pin!(self.api.waits.wait_for_packet(id, query.after, deadline));
+        let waited = self.unless_interrupted(wait, ending).await??;
+        ending.set(outcome(&waited));
         match view(id, &waited) {
             Some(view) => self.ok(&view),
             None => {
@@ -56,14 +94,18 @@ impl Call<'_> {
         }
     }
 
-    async fn wait_for_many(&self, request: Box<Request<Incoming>>, ending: &mut Ending<'_>) -> Answer {
+    async fn wait_for_many(&self, request: Box<Request<Incoming>>, ending: &mut Ending) -> Answer {
+        let kind = Kind::of(request.headers());
         let body = self.body(request).await?;
         let wanted = Wanted::of(body, self.api.config.max_devices_per_request)?;
+        if let Kind::Events(origin) = kind {
+            return self.follow(&wanted.devices, wanted.timeout, origin, ending);
+        }
         let _places = self.places(wanted.devices.len())?;
         let deadline = self.deadline(wanted.timeout.unwrap_or(DEFAULT_WAIT));
         let wait = pin!(self.api.waits.wait_for_packets(&wanted.devices, wanted.mode, deadline));
-        let waited = self.unless_ended(wait, ending).await??;
-        ending.outcome = outcome_of_many(&waited);
+        let waited = self.unless_interrupted(wait, ending).await??;
+        ending.set(outcome_of_many(&waited));
         if waited.packets.is_empty() {
             return Ok(nothing());
         }
@@ -71,7 +113,22 @@ impl Call<'_> {
         self.ok(&views::ManyWaited { packets, pending: waited.pending, timed_out: waited.timed_out })
     }
 
-    fn places(&self, count: usize) -> Result<WaitPlaces<'_>, ApiError> {
+    /// Begins a stream of events.
+    fn follow(&self, devices: &Devices, timeout: Option<Duration>, origin: Origin, ending: &mut Ending) -> Answer {
+        let places = self.places(devices.len())?;
+        let following = self.api.streams.follow(devices, origin, self.caller.number() as u64)?;
+        if *self.shutdown.borrow() {
+            ending.set(WaitOutcome::ShutDown);
+            return Err(ApiError::ShuttingDown);
+        }
+        let deadline = timeout.map(|timeout| self.deadline(timeout));
+        let events = Events::new(following, places, ending.hand_over(), self.interruption(), deadline);
+        let mut response = Response::new(Content::Events(Box::new(events)));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(EVENTS));
+        Ok(response)
+    }
+
+    fn places(&self, count: usize) -> Result<WaitPlaces, ApiError> {
         let limit = self.api.config.waits_per_credential;
         self.caller.places_to_wait(count, limit).ok_or(ApiError::CredentialFull)
     }
@@ -81,52 +138,83 @@ impl Call<'_> {
     }
 
     /// Waits unless the gateway shuts down, or the client leaves, before. The wait is borrowed, so that it is not kept twice.
-    async fn unless_ended<T>(
+    async fn unless_interrupted<T>(
         &self,
         wait: Pin<&mut impl Future<Output = T>>,
-        ending: &mut Ending<'_>,
+        ending: &mut Ending,
     ) -> Result<T, ApiError> {
         let mut shutdown = self.shutdown.clone();
-        let gone = async {
-            // HTTP/2 ends the request itself when the client resets it or leaves.
-            if self.http2 { std::future::pending().await } else { self.peer.gone().await }
-        };
         tokio::select! {
             biased;
             waited = wait => Ok(waited),
             _ = shutdown.wait_for(|down| *down) => {
-                ending.outcome = WaitOutcome::ShutDown;
+                ending.set(WaitOutcome::ShutDown);
                 Err(ApiError::ShuttingDown)
             }
-            () = gone => Err(ApiError::HalfClosed),
+            () = gone(self.peer, self.http2) => Err(ApiError::HalfClosed),
         }
+    }
+
+    /// The same for a stream, which outlives this call.
+    fn interruption(&self) -> Interrupted {
+        let (mut shutdown, peer, http2) = (self.shutdown.clone(), Arc::clone(self.peer), self.http2);
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                _ = shutdown.wait_for(|down| *down) => WaitOutcome::ShutDown,
+                () = gone(&peer, http2) => WaitOutcome::Abandoned,
+            }
+        })
     }
 }
 
-/// Counts a wait when it ends: a client that leaves drops it at any moment.
-struct Ending<'a> {
-    api: &'a Api,
-    outcome: WaitOutcome,
-    begun: Instant,
+/// Returns once the client has left, where hyper does not notice: HTTP/2 ends the request itself when the client resets it or
+/// leaves.
+async fn gone(peer: &Peer, http2: bool) {
+    if http2 { std::future::pending().await } else { peer.gone().await }
 }
 
-impl<'a> Ending<'a> {
-    fn new(call: &Call<'a>) -> Self {
-        Self { api: call.api, outcome: WaitOutcome::Abandoned, begun: call.begun }
+/// Counts a wait when it ends: a client that leaves drops it at any moment.
+pub(super) struct Ending {
+    api: Arc<Api>,
+    begun: Instant,
+    /// `None` once another one counts it.
+    outcome: Option<WaitOutcome>,
+}
+
+impl Ending {
+    pub(super) fn new(api: Arc<Api>, begun: Instant) -> Self {
+        Self { api, begun, outcome: Some(WaitOutcome::Abandoned) }
+    }
+
+    /// How the wait ends.
+    pub(super) fn set(&mut self, outcome: WaitOutcome) {
+        self.outcome = Some(outcome);
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.api.metrics
+    }
+
+    /// The wait goes on beyond its request: whoever has what is returned counts it.
+    fn hand_over(&mut self) -> Self {
+        Self { api: Arc::clone(&self.api), begun: self.begun, outcome: self.outcome.take() }
     }
 
     /// The wait ended with `answer`: whatever else it is, it was not abandoned.
     fn settle(mut self, answer: Answer) -> Answer {
-        if self.outcome == WaitOutcome::Abandoned && !matches!(answer, Err(ApiError::HalfClosed)) {
-            self.outcome = WaitOutcome::Refused;
+        if self.outcome == Some(WaitOutcome::Abandoned) && !matches!(answer, Err(ApiError::HalfClosed)) {
+            self.set(WaitOutcome::Refused);
         }
         answer
     }
 }
 
-impl Drop for Ending<'_> {
+impl Drop for Ending {
     fn drop(&mut self) {
-        self.api.metrics.wait(self.outcome, self.begun.elapsed());
+        if let Some(outcome) = self.outcome {
+            self.api.metrics.wait(outcome, self.begun.elapsed());
+        }
     }
 }
 
@@ -156,7 +244,7 @@ fn outcome_of_many(waited: &ManyWaited) -> WaitOutcome {
 }
 
 /// What is told of a device; `None` if nothing came.
-fn view(id: DeviceId, waited: &Waited) -> Option<views::Waited> {
+pub(super) fn view(id: DeviceId, waited: &Waited) -> Option<views::Waited> {
     match waited {
         Waited::Packet { snapshot, missed } => Some(views::Waited::packet(snapshot, *missed)),
         Waited::Reset { cursor, snapshot } => Some(views::Waited::reset(id, *cursor, snapshot.as_ref())),
@@ -165,7 +253,7 @@ fn view(id: DeviceId, waited: &Waited) -> Option<views::Waited> {
 }
 
 fn nothing() -> Reply {
-    let mut response = Response::new(Bytes::new());
+    let mut response = Reply::default();
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
 }
@@ -226,7 +314,7 @@ fn timeout_ms(value: f64) -> Result<Duration, ApiError> {
 /// The query of a wait. Parameters this gateway does not know are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WaitQuery {
-    timeout: Duration,
+    timeout: Option<Duration>,
     after: Option<Cursor>,
 }
 
@@ -242,7 +330,7 @@ impl WaitQuery {
                 _ => {}
             }
         }
-        Ok(Self { timeout: timeout_ms.map_or(DEFAULT_WAIT, Duration::from_millis), after })
+        Ok(Self { timeout: timeout_ms.map(Duration::from_millis), after })
     }
 }
 
@@ -263,20 +351,20 @@ mod tests {
     use super::*;
     use crate::id::IdError;
 
-    fn parsed(query: &str) -> Result<(u128, Option<Cursor>), ApiError> {
-        WaitQuery::parse(query).map(|query| (query.timeout.as_millis(), query.after))
+    fn parsed(query: &str) -> Result<(Option<u128>, Option<Cursor>), ApiError> {
+        WaitQuery::parse(query).map(|query| (query.timeout.map(|timeout| timeout.as_millis()), query.after))
     }
 
     #[test]
-    fn a_wait_takes_60_s_unless_it_says_otherwise() {
+    fn a_query_says_how_long_and_after_which_position() {
         let cursor = Some(Cursor { epoch: 7, n: 42 });
         for (query, expected) in [
-            ("", (60_000, None)),
-            ("&&", (60_000, None)),
-            ("timeoutMs=0", (0, None)),
-            ("timeoutMs=600000&after=7-42", (600_000, cursor)),
-            ("after=7%2D42&timeout%4ds=5", (5, cursor)),
-            ("unknown=1&unknown=2&timeoutms=x", (60_000, None)),
+            ("", (None, None)),
+            ("&&", (None, None)),
+            ("timeoutMs=0", (Some(0), None)),
+            ("timeoutMs=600000&after=7-42", (Some(600_000), cursor)),
+            ("after=7%2D42&timeout%4ds=5", (Some(5), cursor)),
+            ("unknown=1&unknown=2&timeoutms=x", (None, None)),
         ] {
             assert_eq!(parsed(query), Ok(expected), "{query}");
         }

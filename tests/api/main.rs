@@ -3,6 +3,7 @@
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail where a test would")]
 
+mod events;
 mod gateway;
 mod harness;
 mod limits;
