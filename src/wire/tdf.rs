@@ -13,9 +13,9 @@ const MAX_TRAILING: usize = 3;
 /// Greatest id of a reading; 0 and 4095 are padding.
 const MAX_ID: u16 = 4094;
 /// Id of the older announcement.
-const ANNOUNCE_V1: u16 = 1;
+pub const ANNOUNCE_V1: u16 = 1;
 /// Id of the announcement with board name.
-const ANNOUNCE_V2: u16 = 7;
+pub const ANNOUNCE_V2: u16 = 7;
 /// Bytes of the announcement with board name.
 const ANNOUNCE_V2_LEN: usize = 29;
 
