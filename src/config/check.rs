@@ -105,9 +105,14 @@ pub(super) struct Kept {
     pub(super) key_missing: bool,
 }
 
+/// The directory of everything the gateway keeps.
+pub(super) fn data_dir(settings: &Settings) -> Result<PathBuf, ConfigError> {
+    Ok(settings.path(Name::DataDir)?.unwrap_or_else(|| PathBuf::from("lastroute-data")))
+}
+
 /// The data directory and the gateway's key pair: as given, or that of the data directory.
 pub(super) fn kept(settings: &Settings, missing: Missing, warnings: &mut Vec<String>) -> Result<Kept, ConfigError> {
-    let data_dir = settings.path(Name::DataDir)?.unwrap_or_else(|| PathBuf::from("lastroute-data"));
+    let data_dir = data_dir(settings)?;
     let given = match settings.path(Name::CloudKeyFile)? {
         Some(path) => {
             let key =

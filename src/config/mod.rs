@@ -2,12 +2,14 @@
 //!
 //! `settings.rs` lays the sources over each other, `flags.rs` and `file.rs` are sources (`document.rs` knows where things
 //! stand in the file), `values.rs` says what a text means, `secrets.rs` reads and makes what is secret, `check.rs` says
-//! what settings mean together, `report.rs` tells the outcome and `probe.rs` what would be made. Every error is one line: where, what is wrong, what to do.
+//! what settings mean together, `report.rs` tells the outcome and `probe.rs` what would be made, `known.rs` reads what
+//! tools need. Every error is one line: where, what is wrong, what to do.
 
 mod check;
 mod document;
 mod file;
 mod flags;
+mod known;
 mod probe;
 mod report;
 mod secrets;
@@ -27,6 +29,7 @@ use crate::waiters::WaitersConfig;
 use check::Kept;
 use file::{Listed, ListedNetwork};
 pub use flags::Flags;
+pub use known::Known;
 pub use report::{Report, ReportedDevice, ReportedNetwork, Setting};
 pub use secrets::ApiKey;
 use settings::{Name, Settings};

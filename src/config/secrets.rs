@@ -183,6 +183,15 @@ fn random_key() -> Result<Secret, std::io::Error> {
     Ok(secret)
 }
 
+/// The gateway's key pair of a data directory, if there is one. Makes none.
+pub(super) fn kept_cloud_key(data_dir: &Path, warnings: &mut Vec<String>) -> Result<Option<KeyPair>, Fault> {
+    let path = data_dir.join(CLOUD_KEY);
+    match std::fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        _ => Ok(Some(KeyPair::from_private(*key_file(&path, warnings)?))),
+    }
+}
+
 /// Writes a new key to a file of another name and gives it its own only when it is whole and durable: neither a crash nor
 /// a second process ever sees a part of it. If another process was first, its key stays.
 fn make_cloud_key(data_dir: &Path, path: &Path) -> Result<(), Fault> {
