@@ -3,8 +3,8 @@
 //!
 //! Decisions are pure code over bytes, addresses and `now`; sockets and HTTP sit at the edge. Imports point down:
 //! [`id`], [`clock`], [`metrics`]; [`wire`]; [`auth`]; [`table`]: up to here without runtime, sockets or files, and built
-//! alone without the feature `server`, then `udp`, `waiters`, `status`; `ingest`, `wait`, `client`; `simulate`; `api`; `config`;
-//! `app`, `top`; `demo`; `cli`. ARCHITECTURE.md has the map, docs/protocol.md the wire facts.
+//! alone without the feature `server`, then `udp`, `waiters`, `status`; `ingest`, `wait`, `client`, `decode`; `simulate`;
+//! `api`; `config`; `app`, `top`; `demo`; `cli`. ARCHITECTURE.md has the map, docs/protocol.md the wire facts.
 //!
 //! To run a gateway inside another program, see `app::App`; to wait for packets without HTTP, `wait::PacketWaits`.
 
@@ -25,6 +25,8 @@ pub mod cli;
 pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "server")]
+pub mod decode;
 #[cfg(feature = "server")]
 pub mod demo;
 #[cfg(feature = "server")]

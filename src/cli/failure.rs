@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use crate::decode::DecodeError;
 use crate::demo::DemoError;
 use crate::simulate::SimulateError;
 use crate::simulate::args::WriteError;
@@ -50,6 +51,15 @@ impl From<WriteError> for Failure {
         match error {
             WriteError::Simulate(error) => error.into(),
             WriteError::Path(_) | WriteError::File { .. } => Self::configuration(error),
+        }
+    }
+}
+
+impl From<DecodeError> for Failure {
+    fn from(error: DecodeError) -> Self {
+        match error {
+            DecodeError::Input { .. } | DecodeError::Open { .. } => Self::configuration(error),
+            DecodeError::Read { .. } | DecodeError::Write(_) => Self::running(error),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: what each command does. Where the log goes is in `log.rs`, how it can end in `failure.rs`,
 //! completions and man pages in `pages.rs`; what a flag means is decided in `config`.
 
+mod decode;
 mod failure;
 mod log;
 mod pages;
@@ -15,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::clock::Clock;
 use crate::config;
+use crate::decode::DecodeArgs;
 use crate::demo::{self, DemoArgs};
 use crate::simulate::args::{self, SimulateArgs};
 use crate::simulate::{self, Stats};
@@ -47,6 +49,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Watch a running gateway on the terminal
     Top(TopArgs),
+    /// Explain packets: every field, what is inside, and what a gateway would do with them
+    Decode(DecodeArgs),
     /// Print the completions of a shell
     Completions(CompletionsArgs),
     /// Print the man page of lastroute, or write those of all commands
@@ -63,6 +67,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Simulate(arguments) => simulate(&arguments),
         Command::Demo(arguments) => demo(&arguments),
         Command::Top(arguments) => top(&arguments),
+        Command::Decode(arguments) => decode::run(&arguments),
         Command::Completions(arguments) => pages::completions(&arguments),
         Command::Man(arguments) => pages::man(&arguments),
     }
