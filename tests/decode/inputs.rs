@@ -1,0 +1,298 @@
+//! Hex, lines, test vectors, standard input; what is said of input that is none; and the forms of output.
+
+use std::io::{self, ErrorKind, Write};
+
+use lastroute::auth::keys::{FACTORY_NETWORK, FACTORY_NETWORK_KEY, Interface, KeyPair, RootKey};
+use lastroute::auth::nonce::OwnNonces;
+use lastroute::auth::seal_with;
+use lastroute::decode::part::Part;
+use lastroute::decode::{self, Datagram, DecodeArgs, DecodeError, Decoder, Knowledge};
+use lastroute::id::DeviceId;
+use lastroute::metrics::Disposition;
+use lastroute::table::{TableConfig, Unregistered};
+use lastroute::wire::MAX_DATAGRAM;
+use lastroute::wire::container::{BtAddress, Content, Entry, RouteInterface};
+use lastroute::wire::frame::{Flags, Header, Layout, PacketType};
+use proptest::prelude::*;
+use serde_json::Value;
+
+use crate::{NOW, brief, decoded, run, run_with, vectors};
+
+/// A datagram that no key is known for.
+const DATAGRAM: &str = "7f0000170a00000000d00110000092a3364b00002fc31fca2eff4c14d75bfcc4e214c9ca51dd6bd241";
+
+#[test]
+fn hex_arguments_and_lines_are_the_same_datagrams() {
+    let spaced = DATAGRAM.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap()).collect::<Vec<_>>();
+    let forms = [DATAGRAM.to_owned(), spaced.join(" "), spaced.join(":"), format!("0x{}", spaced.join(", 0x"))];
+    let arguments = run(&DecodeArgs { hex: forms.to_vec(), ..brief() }, Knowledge::default());
+    assert_eq!(arguments.lines().len(), 4);
+    assert!(arguments.lines().iter().all(|line| line.ends_with("unknown_network, rule R0")), "{}", arguments.out);
+    let text = format!("# a remark\n\n{}\r\n", forms.join("\n"));
+    assert_eq!(decoded(text.as_bytes(), brief()).out, arguments.out);
+}
+
+#[test]
+fn standard_input_is_a_file_like_any_other() {
+    let dash = DecodeArgs { file: vec!["-".into()], ..brief() };
+    let ran = run_with(&dash, Knowledge::default(), b"7f 00\n");
+    assert!(ran.out.ends_with("short, rule R0\n"), "{}", ran.out);
+    let twice = DecodeArgs { file: vec!["-".into(), "-".into()], ..brief() };
+    let error = run_with(&twice, Knowledge::default(), b"7f\n").error;
+    assert_eq!(error.as_deref(), Some("--file -: standard input is named twice; name it once"));
+}
+
+#[test]
+fn what_cannot_be_read_is_named_by_its_place_with_a_remedy() {
+    let line = "write one datagram a line in hex; a # begins a remark";
+    let kinds = "give a pcap or pcapng file, test vectors in JSON, or hex, one datagram a line";
+    let shape = "give a file with the shape of those in tests/vectors";
+    for (content, error) in [
+        (&b""[..], "input: the file is empty; name one that holds datagrams".to_owned()),
+        (b"7f00\n7f0g\n", format!("input:2: character 4 is 'g', and no hex digit; {line}")),
+        (b"7f0\n", format!("input:1: 3 hex digits, an odd number: one is missing or too many; {line}")),
+        (&[0x7f, b'E', b'L', b'F', 0, 1], format!("input: neither a capture nor text; {kinds}")),
+        (&[0x1f, 0x8b, 8, 0], "input: the file is compressed; unpack it first, for example with zcat".to_owned()),
+        (b"{\"a\": 1}", format!("input: JSON without `runs`, `keyring` or `vectors`; {shape}")),
+        (b"{\n  \"runs\": 5x}", format!("input:2:12: expected `,` or `}}`; {shape}")),
+    ] {
+        assert_eq!(decoded(content, brief()).error, Some(error));
+    }
+    let long = vec![b'0'; 1 << 20];
+    assert_eq!(decoded(&long, brief()).error, Some(format!("input:1: a line of more than 1 MiB; {line}")));
+    let bad = run(&DecodeArgs { hex: vec!["xyz".to_owned()], ..brief() }, Knowledge::default());
+    let said =
+        "argument 1: character 1 is 'x', and no hex digit; give one datagram in quotes, or name a file with --file";
+    assert_eq!(bad.error.as_deref(), Some(said));
+}
+
+#[test]
+fn what_came_before_a_fault_is_explained() {
+    let ran = decoded(b"7f00\nnothing\n", brief());
+    assert_eq!((ran.lines().len(), ran.error.is_some()), (1, true));
+}
+
+#[test]
+fn no_error_quotes_a_key() {
+    let key = "a05c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c0";
+    let text = format!(
+        "{{\"keyring\": {{\"networks\": [{{\"id\": 1, \"key\": \"{key}\"}}], \"devices\": []}}, \"vectors\": []}}"
+    );
+    let error = decoded(text.as_bytes(), brief()).error.unwrap();
+    assert!(error.contains("a key that is not 64 hex digits") && !error.contains("5c5c"), "{error}");
+}
+
+#[test]
+fn every_vector_becomes_what_its_file_expects() {
+    for (name, count) in [("firmware-capture.json", 270), ("epacket-v0.json", 227), ("tdf-announce.json", 34)] {
+        let arguments = DecodeArgs { file: vec![vectors(name)], json: true, ..DecodeArgs::default() };
+        let ran = run(&arguments, Knowledge::default());
+        assert_eq!(ran.error, None);
+        let objects: Vec<Value> = ran.lines().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(objects.len(), count, "{name}");
+        let unmet: Vec<_> = objects.iter().filter(|object| object["asExpected"] == false).collect();
+        assert!(unmet.is_empty(), "{name}: {unmet:?}");
+        let compared = objects.iter().filter(|object| object["asExpected"] == true).count();
+        assert!(compared > count / 2, "{name}: only {compared}");
+    }
+}
+
+#[test]
+fn an_expectation_that_is_not_met_is_said() {
+    let text = std::fs::read_to_string(vectors("tdf-announce.json")).unwrap();
+    let wrong = text.replace("\"malformed\": false", "\"malformed\": true");
+    let ran = decoded(wrong.as_bytes(), brief());
+    assert!(ran.lines()[0].ends_with(", NOT AS EXPECTED"), "{}", ran.out);
+    let ran = decoded(wrong.as_bytes(), DecodeArgs::default());
+    assert!(ran.out.contains("expected: malformed, BUT IT IS NOT"), "{}", ran.out);
+}
+
+#[test]
+fn at_another_time_another_class_holds() {
+    let arguments = DecodeArgs {
+        file: vec![vectors("firmware-capture.json")],
+        at: Some(NOW.after(std::time::Duration::from_secs(864_000))),
+        ..brief()
+    };
+    let ran = run(&arguments, Knowledge::default());
+    assert!(ran.out.contains(", old, route refreshed") && !ran.out.contains(", fresh"), "{}", ran.out);
+    assert!(!ran.out.contains("NOT AS EXPECTED"));
+}
+
+#[test]
+fn an_object_has_stable_names() {
+    let arguments = DecodeArgs { hex: vec![DATAGRAM.to_owned()], json: true, ..DecodeArgs::default() };
+    let object: Value = serde_json::from_str(&run(&arguments, Knowledge::default()).out).unwrap();
+    assert_eq!((&object["number"], &object["length"], &object["direction"]), (&1.into(), &41.into(), &"up".into()));
+    let fields = &object["header"]["fields"];
+    assert_eq!(fields["type"]["value"], 127);
+    assert_eq!(
+        (&fields["device_id"]["offset"], &fields["device_id"]["value"]),
+        (&6.into(), &"d000000000001001".into())
+    );
+    assert_eq!(
+        (&object["verdict"]["disposition"], &object["verdict"]["rule"]),
+        (&"unknown_network".into(), &"R0".into())
+    );
+    assert!(object.get("payload").is_none());
+}
+
+#[test]
+fn a_gateway_that_does_not_serve_the_factory_network_refuses_what_is_explained() {
+    let factory = "7f0000000000000000d00810000092a3364b0000eba32d5dc8c57b29b04b0ab7c19cbb87da5b0c0fa9";
+    let arguments = DecodeArgs { hex: vec![factory.to_owned()], ..DecodeArgs::default() };
+    let printed = |refuses_factory| run(&arguments, Knowledge { refuses_factory, ..Knowledge::default() }).out;
+    let (served, refused) = (printed(false), printed(true));
+    for text in [&served, &refused] {
+        assert!(text.contains("device_key_id      0x17f860"), "{text}");
+    }
+    assert!(served.contains("verdict: accepted, rule R4.8 unproven"), "{served}");
+    assert!(refused.contains("verdict: unknown_network, rule R0"), "{refused}");
+}
+
+#[test]
+fn a_device_that_is_not_registered_is_refused_where_only_registered_ones_are_served() {
+    let arguments = DecodeArgs { file: vec![vectors("firmware-capture.json")], ..brief() };
+    let table = TableConfig { unregistered: Unregistered::Deny, ..TableConfig::default() };
+    let registered = vec!["d000000000001001".parse().unwrap()];
+    let ran = run(&arguments, Knowledge { table, registered, ..Knowledge::default() });
+    let ends: Vec<_> = ran.lines().into_iter().filter(|line| line.contains(" up ")).collect();
+    assert!(ends.iter().all(|line| line.contains(" accepted, ") == line.contains(" d000000000001001 ")), "{}", ran.out);
+    assert!(ran.out.contains("not_registered, rule R9"), "{}", ran.out);
+}
+
+#[test]
+fn a_missing_key_is_asked_for() {
+    let device = DATAGRAM.replacen("7f0000", "7f0080", 1);
+    let hex = vec![DATAGRAM.to_owned(), device];
+    let ran = run(&DecodeArgs { hex, ..DecodeArgs::default() }, Knowledge::default());
+    assert!(ran.out.contains("To open it: --network-key 000a17=FILE, or --config FILE."), "{}", ran.out);
+    assert!(ran.out.contains("To open it: --device-key d000000000001001=FILE with its root key"), "{}", ran.out);
+}
+
+/// Ends as a pipe does whose reader has gone.
+struct Closed(ErrorKind);
+
+impl Write for Closed {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::Error::from(self.0))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_error_and_a_full_disk_is_one() {
+    let arguments = DecodeArgs { file: vec![vectors("firmware-capture.json")], ..DecodeArgs::default() };
+    let result = |kind| decode::run(&arguments, Knowledge::default(), NOW, io::empty(), Closed(kind));
+    assert!(result(ErrorKind::BrokenPipe).is_ok());
+    assert!(matches!(result(ErrorKind::StorageFull), Err(DecodeError::Write(_))));
+}
+
+/// A packet of the factory network, whose key everybody has.
+fn sealed(packet_type: PacketType, plaintext: &[u8]) -> Vec<u8> {
+    sealed_as(&header(packet_type, 0), plaintext)
+}
+
+fn header(packet_type: PacketType, sequence: u16) -> Header {
+    let (key_id, device_id, gps_time) = (FACTORY_NETWORK, DeviceId(1), NOW.gps());
+    Header { packet_type, flags: Flags(0), key_id, device_id, gps_time, sequence, entropy: 0 }
+}
+
+fn sealed_as(header: &Header, plaintext: &[u8]) -> Vec<u8> {
+    let key = RootKey::new(FACTORY_NETWORK_KEY).day_key(Interface::Udp, header.rotation());
+    let mut datagram = Vec::new();
+    seal_with(&key, header, Layout::Unversioned, plaintext, &mut datagram);
+    datagram
+}
+
+#[test]
+fn a_device_that_moves_is_seen_to_move() {
+    let mut decoder = Decoder::new(Knowledge::default(), NOW, false);
+    let mut verdict = |sequence, from: &str| {
+        let bytes = sealed_as(&header(PacketType::MEMFAULT_CHUNK, sequence), b"chunk");
+        let from = Some(from.parse().unwrap());
+        let verdict = decoder.explain(Datagram { from, ..Datagram::new("made".to_owned(), bytes) }).verdict.unwrap();
+        (verdict.rule, verdict.why.last().unwrap().clone())
+    };
+    let (home, away) = ("192.0.2.1:6200", "198.51.100.9:7");
+    assert_eq!(verdict(5, home), ("R4.3 new session", format!("There was no route: {home} becomes it (R5).")));
+    assert_eq!(verdict(6, home).1, format!("It comes over the route, {home}, and refreshes it (R5)."));
+    assert_eq!(verdict(8, away), ("R4.2 same session", format!("It moves the route from {home} to {away} (R5).")));
+    assert_eq!(verdict(7, home), ("R4.5 late", format!("It comes from {home}, and the route stays {away} (R5).")));
+    assert_eq!(verdict(7, home).0, "R4.4 bit set");
+}
+
+#[test]
+fn the_gateways_own_packets_that_come_back_are_recognised_with_its_key() {
+    let pair = KeyPair::from_private([7; 32]);
+    let mut header = header(PacketType::RPC_DATA, 9);
+    header.entropy = OwnNonces::new(&pair, NOW).entropy(header.device_id, header.gps_time, header.sequence);
+    let rule = |cloud: Option<KeyPair>, header: &Header| {
+        let mut decoder = Decoder::new(Knowledge { cloud, ..Knowledge::default() }, NOW, false);
+        let datagram = Datagram::new("made".to_owned(), sealed_as(header, &[0; 8]));
+        decoder.explain(datagram).verdict.unwrap().rule
+    };
+    assert_eq!(rule(Some(pair.clone()), &header), "R2");
+    assert_eq!(rule(None, &header), "R4.3 new session");
+    let other = Header { entropy: header.entropy ^ 1, ..header };
+    assert_eq!(rule(Some(pair), &other), "R4.3 new session");
+}
+
+/// Whether everything lies in the datagram, and no name occurs twice in a part.
+fn lies_within(part: &Part, len: usize) -> bool {
+    let fields = part.fields.iter().all(|field| field.at + field.bytes.len() <= len);
+    let names: std::collections::HashSet<_> = part.fields.iter().map(|field| field.name).collect();
+    fields
+        && names.len() == part.fields.len()
+        && part.faults.iter().all(|fault| fault.at <= len)
+        && part.parts.iter().all(|part| lies_within(part, len))
+}
+
+#[test]
+fn a_container_of_a_packet_that_does_not_count_is_explained_and_not_judged() {
+    let entry = Entry {
+        interface: RouteInterface::BtAdv,
+        bt: Some(BtAddress { kind: 1, bytes: [1, 2, 3, 4, 5, 6] }),
+        rssi_dbm: -70,
+        content: Content::Sealed(&[0; 50]),
+    };
+    let mut container = Vec::new();
+    entry.encode(&mut container).unwrap();
+    let datagram = sealed(PacketType::RECEIVED_EPACKET, &container);
+    let mut decoder = Decoder::new(Knowledge::default(), NOW, false);
+    let [first, copy] = [(); 2].map(|()| decoder.explain(Datagram::new("container".to_owned(), datagram.clone())));
+    let entries = |explained: &decode::Explained| explained.parts[1].parts.clone();
+    assert_eq!(entries(&first)[0].verdict.as_ref().unwrap().disposition, Some(Disposition::BadTag));
+    assert!(decode::text(&copy).contains("a gateway does not look at the entries"), "{}", decode::text(&copy));
+    assert_eq!(entries(&copy)[0].fields, entries(&first)[0].fields);
+}
+
+proptest! {
+    #[test]
+    fn no_datagram_is_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..MAX_DATAGRAM + 100)) {
+        let mut decoder = Decoder::new(Knowledge::default(), NOW, false);
+        let explained = decoder.explain(Datagram::new("random".to_owned(), bytes));
+        prop_assert!(decode::text(&explained).contains("verdict: "));
+        prop_assert!(decode::json(&explained)["verdict"]["disposition"].is_string());
+        prop_assert_eq!(decode::brief(&explained).lines().count(), 1);
+    }
+
+    #[test]
+    fn no_plaintext_is_too_strange(kind: u8, plaintext in prop::collection::vec(any::<u8>(), 0..300)) {
+        let datagram = sealed(PacketType(kind), &plaintext);
+        let len = datagram.len();
+        let mut decoder = Decoder::new(Knowledge::default(), NOW, false);
+        let explained = decoder.explain(Datagram::new("random".to_owned(), datagram));
+        prop_assert_eq!(&explained.parts[1].dump, &plaintext);
+        prop_assert!(explained.parts.iter().all(|part| lies_within(part, len)), "{}", decode::text(&explained));
+    }
+
+    #[test]
+    fn no_file_is_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let ran = decoded(&bytes, brief());
+        prop_assert!(ran.error.is_none_or(|error| error.starts_with("input")));
+    }
+}

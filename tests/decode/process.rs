@@ -1,0 +1,116 @@
+//! The program itself: keys from files, exit codes, and a reader that leaves.
+
+use std::fs::write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::vectors;
+
+/// Key files of the recorded run `main`, and its uplinks, one a line.
+struct Site {
+    directory: TempDir,
+    keys: Value,
+    device: String,
+}
+
+impl Site {
+    fn new() -> Self {
+        let file: Value = serde_json::from_slice(&std::fs::read(vectors("firmware-capture.json")).unwrap()).unwrap();
+        let run = file["runs"].as_array().unwrap().iter().find(|run| run["name"] == "main").unwrap();
+        let uplinks: Vec<_> = run["datagrams"].as_array().unwrap().iter().filter(|one| one["dir"] == "up").collect();
+        let lines: Vec<_> = uplinks.iter().map(|one| one["hex"].as_str().unwrap()).collect();
+        let site = Self {
+            directory: tempfile::tempdir().unwrap(),
+            keys: run["keys"].clone(),
+            device: run["device_id"].as_str().unwrap().to_owned(),
+        };
+        site.write("uplinks.txt", &lines.join("\n"));
+        for (name, key) in
+            [("fleet.key", "network_root_key"), ("device.key", "device_root_key"), ("cloud.key", "cloud_private_key")]
+        {
+            site.write(name, site.keys[key].as_str().unwrap());
+        }
+        let public = hex::decode(site.keys["device_public_key"].as_str().unwrap()).unwrap();
+        let config = format!(
+            "[[network]]\nid = \"000a17\"\nkey-file = \"fleet.key\"\n[[device]]\nid = \"{}\"\npublic-key = \"{}\"\n",
+            site.device,
+            hex::encode(public)
+        );
+        site.write("lastroute.toml", &config);
+        site
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        write(self.directory.path().join(name), text).unwrap();
+    }
+
+    fn decode(&self, flags: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lastroute"));
+        command.current_dir(&self.directory).arg("decode").args(flags).output().unwrap()
+    }
+
+    /// How many of the uplinks were accepted, and what was said besides.
+    fn accepted(&self, flags: &[&str]) -> (usize, String) {
+        let at = ["--file", "uplinks.txt", "--brief", "--at", "2026-11-23T03:19:10Z"];
+        let output = self.decode(&[&at, flags].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let out = String::from_utf8(output.stdout).unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        for key in ["network_root_key", "device_root_key", "cloud_private_key"] {
+            let key = self.keys[key].as_str().unwrap();
+            assert!(!out.contains(&key[..16]) && !said.contains(&key[..16]), "{key} is shown");
+        }
+        (out.lines().filter(|line| line.contains(" accepted, ")).count(), said)
+    }
+}
+
+#[test]
+fn keys_come_from_files_of_their_own_or_from_a_configuration() {
+    let site = Site::new();
+    let device_key = format!("{}=device.key", site.device);
+    let (nothing, _) = site.accepted(&[]);
+    let (network, _) = site.accepted(&["--network-key", "000a17=fleet.key"]);
+    let (all, _) = site.accepted(&["--network-key", "000a17=fleet.key", "--device-key", &device_key]);
+    assert!(nothing == 0 && 0 < network && network < all, "{nothing} {network} {all}");
+
+    let (half, said) = site.accepted(&["--config", "lastroute.toml"]);
+    assert_eq!(half, network);
+    assert!(said.contains("private key: 1; name it with --cloud-key-file"), "{said}");
+    assert_eq!(site.accepted(&["--config", "lastroute.toml", "--cloud-key-file", "cloud.key"]).0, all);
+    assert!(!site.directory.path().join("lastroute-data").exists());
+}
+
+#[test]
+fn the_exit_code_is_2_for_what_cannot_be_read() {
+    let site = Site::new();
+    for (flags, said) in [
+        (&["zz"][..], "lastroute: argument 1: character 1 is 'z'"),
+        (&["--file", "missing.pcap"], "lastroute: cannot read missing.pcap: No such file"),
+        (&["--file", "."], "lastroute: cannot read .: Is a directory"),
+        (&["00", "--network-key", "000a17=missing.key"], "lastroute: --network-key: cannot read missing.key"),
+        (&["00", "--config", "fleet.key"], "lastroute: fleet.key:1:65: key with no value"),
+    ] {
+        let output = site.decode(flags);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), error.lines().count()), (Some(2), 1), "{error}");
+        assert!(error.starts_with(said), "{error}");
+    }
+    assert_eq!(site.decode(&["00"]).status.code(), Some(0), "what a gateway would refuse is explained");
+}
+
+#[test]
+fn a_reader_that_leaves_early_ends_it_quietly() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_lastroute"))
+        .args(["decode", "--file"])
+        .arg(Path::new(&vectors("firmware-capture.json")))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
