@@ -1,0 +1,48 @@
+//! Any bytes as a file, as a datagram, and as the plaintext of a packet of any type: explained without a panic, and every
+//! field where its bytes are.
+#![no_main]
+
+use std::io::Cursor;
+
+use lastroute::auth::keys::{FACTORY_NETWORK, FACTORY_NETWORK_KEY, Interface, RootKey};
+use lastroute::auth::seal_with;
+use lastroute::clock::Timestamp;
+use lastroute::decode::part::Part;
+use lastroute::decode::{Datagram, DecodeArgs, Decoder, Knowledge, brief, json, run, text};
+use lastroute::id::DeviceId;
+use lastroute::wire::frame::{Flags, Header, Layout, PacketType};
+use libfuzzer_sys::fuzz_target;
+
+const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_400_001);
+
+fuzz_target!(|input: (u8, Vec<u8>)| {
+    let (kind, bytes) = input;
+    let arguments = DecodeArgs { file: vec!["-".into()], brief: true, ..DecodeArgs::default() };
+    let _ = run(&arguments, Knowledge::default(), NOW, Cursor::new(bytes.clone()), std::io::sink());
+    explain(bytes.clone());
+    explain(sealed(PacketType(kind), &bytes));
+});
+
+fn sealed(packet_type: PacketType, plaintext: &[u8]) -> Vec<u8> {
+    let gps_time = NOW.gps();
+    let (key_id, device_id) = (FACTORY_NETWORK, DeviceId(1));
+    let header = Header { packet_type, flags: Flags(0), key_id, device_id, gps_time, sequence: 0, entropy: 0 };
+    let key = RootKey::new(FACTORY_NETWORK_KEY).day_key(Interface::Udp, header.rotation());
+    let mut datagram = Vec::new();
+    seal_with(&key, &header, Layout::Unversioned, plaintext, &mut datagram);
+    datagram
+}
+
+fn explain(bytes: Vec<u8>) {
+    let len = bytes.len();
+    let mut decoder = Decoder::new(Knowledge::default(), NOW, false);
+    let explained = decoder.explain(Datagram::new("fuzz".to_owned(), bytes));
+    explained.parts.iter().for_each(|part| check(part, len));
+    let _ = (text(&explained), brief(&explained), json(&explained));
+}
+
+fn check(part: &Part, len: usize) {
+    assert!(part.fields.iter().all(|field| field.at + field.bytes.len() <= len));
+    assert!(part.faults.iter().all(|fault| fault.at <= len));
+    part.parts.iter().for_each(|part| check(part, len));
+}
