@@ -12,8 +12,8 @@ use crate::clock::Timestamp;
 use crate::id::DeviceId;
 use crate::metrics::{Disposition, Tally};
 use crate::table::accept::{Acceptance, Accepted};
-use crate::table::route::{Counted, Outcome, Path, Relaying, canonical};
-use crate::table::rules::{RouteChange, Step};
+use crate::table::route::{Outcome, Path, Relaying, canonical};
+use crate::table::rules::Step;
 use crate::table::{RoutePolicy, RouteTable};
 use crate::waiters::Waiters;
 use crate::wire::container::{self, Content, Entry};
@@ -79,12 +79,13 @@ pub struct Pipeline {
 struct Taken {
     disposition: Disposition,
     step: Option<Step>,
-    counted: Option<Counted>,
+    /// The sequence of the acknowledgement it asks for, if it counted.
+    ack_sequence: Option<u16>,
 }
 
 impl Taken {
     const fn refused(disposition: Disposition) -> Self {
-        Self { disposition, step: None, counted: None }
+        Self { disposition, step: None, ack_sequence: None }
     }
 }
 
@@ -113,7 +114,7 @@ impl Pipeline {
         let (source, at, len) = (datagram.source, datagram.at, datagram.bytes.len());
         let taken = self.datagram(datagram, reply);
         self.tally.datagram(taken.disposition);
-        if taken.counted.is_none() {
+        if taken.disposition != Disposition::Accepted {
             self.core.refusals.note(taken.disposition, taken.step, source, len, at);
         }
         taken.disposition
@@ -133,8 +134,8 @@ impl Pipeline {
             Err(refusal) => return Taken::refused(refusal.into()),
         };
         let taken = self.packet(&verified, &Path::Direct(source), at);
-        if let Some(counted) = &taken.counted {
-            if let Some(sequence) = counted.ack_sequence {
+        if taken.disposition == Disposition::Accepted {
+            if let Some(sequence) = taken.ack_sequence {
                 self.acknowledge(&verified, sequence, at, reply);
             }
             if verified.header().packet_type == PacketType::RECEIVED_EPACKET {
@@ -153,17 +154,17 @@ impl Pipeline {
             Accepted::Recorded { outcome: Outcome::Counted(counted), malformed } => {
                 self.core.waiters.wake(device_id);
                 self.tally.malformed_tdf += u64::from(malformed);
-                if counted.change == RouteChange::Moved {
-                    self.moved(verified, path, counted.former, at);
+                if let Some(from) = counted.moved_from {
+                    self.moved(verified, from, path.source(), at);
                 }
                 tracing::debug!(
                     device = %device_id, kind = verified.header().packet_type.name(), source = %path.source(),
                     rule = counted.step.name(), route = counted.change.name(), "packet"
                 );
-                Taken { disposition, step: Some(counted.step), counted: Some(counted) }
+                Taken { disposition, step: Some(counted.step), ack_sequence: counted.ack_sequence }
             }
             Accepted::Recorded { outcome: Outcome::Refused(step), .. } => {
-                Taken { disposition, step: Some(step), counted: None }
+                Taken { step: Some(step), ..Taken::refused(disposition) }
             }
             Accepted::Recorded { outcome: Outcome::NotRegistered, .. } | Accepted::Reflected => {
                 Taken::refused(disposition)
@@ -171,12 +172,10 @@ impl Pipeline {
         }
     }
 
-    fn moved(&mut self, verified: &Verified<'_>, path: &Path, from: Option<SocketAddr>, at: Timestamp) {
+    fn moved(&mut self, verified: &Verified<'_>, from: SocketAddr, to: SocketAddr, at: Timestamp) {
         self.tally.route_moves += 1;
-        if let Some(from) = from {
-            let (device_id, trust) = (verified.header().device_id, verified.level().into());
-            self.core.moves.push(Move { device_id, at, from, to: canonical(path.source()), trust });
-        }
+        let (device_id, trust) = (verified.header().device_id, verified.level().into());
+        self.core.moves.push(Move { device_id, at, from, to: canonical(to), trust });
     }
 
     /// Rule R7: at the level and by the key of the packet that asks, with the gateway's true time.

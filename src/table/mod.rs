@@ -257,7 +257,7 @@ impl RouteTable {
         session.advance(step, &arrival);
         let proved_gps = step.proved().then_some(header.gps_time);
         record.set_marks(arrival.slot, session, proved_gps, arrival.entropy.is_none());
-        let (change, former) = record.count(&Counting {
+        let (change, moved_from) = record.count(&Counting {
             path: packet.path,
             step,
             class: arrival.class,
@@ -273,7 +273,7 @@ impl RouteTable {
         });
         let asks = arrival.slot == Slot::Direct && header.flags.contains(Flags::ACK_REQUEST);
         let ack_sequence = asks.then(|| record.next_down_sequence());
-        Outcome::Counted(Counted { step, change, former, ack_sequence })
+        Outcome::Counted(Counted { step, change, moved_from, ack_sequence })
     }
 
     /// Rule R4, with the side record where it matters: fresh packets rarely need it.

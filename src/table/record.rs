@@ -185,9 +185,9 @@ impl Record {
         self.down_sequence
     }
 
-    /// Takes in a packet that counts: cursor, route, last packet, state. Also gives where the route of its slot led before.
+    /// Takes in a packet that counts: cursor, route, last packet, state. Also gives where the route led before, if it moved.
     pub(super) fn count(&mut self, packet: &Counting<'_>) -> (RouteChange, Option<SocketAddr>) {
-        let (change, former) = match packet.path {
+        let (change, moved_from) = match packet.path {
             Path::Direct(source) => self.count_direct(*source, packet),
             Path::Relayed(through) => self.count_relayed(*through, packet),
         };
@@ -210,7 +210,7 @@ impl Record {
         {
             self.set_application(application);
         }
-        (change, former)
+        (change, moved_from)
     }
 
     /// Sets what the device runs.
@@ -233,7 +233,7 @@ impl Record {
         self.set(bit::ALWAYS_RX, packet.flags.contains(Flags::ALWAYS_RX));
         self.set(bit::SINGLE_TX, packet.flags.contains(Flags::SINGLE_TX));
         self.remember_source(change == RouteChange::Kept, source);
-        (change, current)
+        (change, current.filter(|_| change == RouteChange::Moved))
     }
 
     fn set_direct(&mut self, source: SocketAddr, packet: &Counting<'_>, change: RouteChange) {
@@ -260,8 +260,9 @@ impl Record {
         let through = Relaying { address: canonical(through.address), ..through };
         let cold = self.cold.get_or_insert_default();
         let same = cold.relayed.as_ref().map(|route| route.through.same_path(&through));
-        let former = cold.relayed.as_ref().map(|route| route.through.address);
         let change = route_change(same, packet.newest, packet.may_move);
+        let moved_from =
+            cold.relayed.as_ref().filter(|_| change == RouteChange::Moved).map(|route| route.through.address);
         if change != RouteChange::Kept {
             let trust = Trust::from(packet.level);
             let kept = cold.relayed.as_ref().filter(|_| change == RouteChange::Refreshed).map(|route| route.trust);
@@ -274,7 +275,7 @@ impl Record {
             self.set(bit::LAST_ROUTE_RELAYED, true);
         }
         self.remember_source(true, through.address);
-        (change, former)
+        (change, moved_from)
     }
 
     fn remember_source(&mut self, elsewhere: bool, source: SocketAddr) {

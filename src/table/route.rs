@@ -228,8 +228,8 @@ pub struct Counted {
     pub step: Step,
     /// What it did to the route of its slot.
     pub change: RouteChange,
-    /// Where the route of its slot led before; for a relayed one, the relay's address. Absent if there was none.
-    pub former: Option<SocketAddr>,
+    /// Where the route of its slot led before it moved; for a relayed one, the relay's address. Absent unless it moved.
+    pub moved_from: Option<SocketAddr>,
     /// The sequence for a downlink in answer, if the packet asks for an acknowledgement.
     pub ack_sequence: Option<u16>,
 }
