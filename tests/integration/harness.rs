@@ -1,11 +1,12 @@
 //! A gateway on free ports, devices that speak to it over real sockets, and an HTTP client.
 
+use std::collections::HashMap;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use base64::Engine;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::HeaderMap;
 use hyper::{Request, StatusCode};
 use hyper_util::client::legacy::Client as HyperClient;
@@ -48,7 +49,8 @@ impl Gateway {
         let data = tempfile::tempdir().unwrap();
         std::fs::write(data.path().join("network.key"), network_key).unwrap();
         let udp = if more.contains("udp-listen") { "" } else { "udp-listen = \"127.0.0.1:0\"\n" };
-        let text = format!("{udp}http-listen = \"127.0.0.1:0\"\ndata-dir = \"data\"\n{more}\n{tables}");
+        let http = if more.contains("http-listen") { "" } else { "http-listen = \"127.0.0.1:0\"\n" };
+        let text = format!("{udp}{http}data-dir = \"data\"\n{more}\n{tables}");
         let file = data.path().join("lastroute.toml");
         std::fs::write(&file, text).unwrap();
         let config = Some(file.to_str().unwrap().to_owned());
@@ -81,6 +83,11 @@ impl Device {
     /// Goes on from another port, and speaks to and hears from `gateway` only.
     pub(crate) async fn rebind(&mut self, gateway: SocketAddr) {
         self.socket = connected(gateway).await;
+    }
+
+    /// Has sent as many packets already.
+    pub(crate) fn skip(&mut self, packets: u16) {
+        self.sequence += packets;
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -197,6 +204,23 @@ impl Client {
         tokio::time::timeout(PATIENCE * 2, answer).await.expect("an answer")
     }
 
+    /// Follows a device, from the last event that arrived if there is one.
+    pub(crate) async fn follow(&self, id: DeviceId, last_event_id: Option<&str>) -> Events {
+        let uri = format!("{}/device/deviceId/{id}/waitForPacket", self.base);
+        let mut request = Request::get(uri).header("accept", "text/event-stream");
+        if let Some(last_event_id) = last_event_id {
+            request = request.header("last-event-id", last_event_id);
+        }
+        let response = self.hyper.request(request.body(Full::default()).unwrap()).await.unwrap();
+        assert_eq!(
+            (response.status(), response.headers()["content-type"].as_bytes()),
+            (StatusCode::OK, &b"text/event-stream"[..])
+        );
+        let mut events = Events { body: response.into_body(), text: String::new(), last_id: None };
+        assert!(events.next().await.is_some(), "it begins with an id");
+        events
+    }
+
     /// The position of a device's last packet, heard or not.
     pub(crate) async fn cursor(&self, id: DeviceId) -> String {
         let answer = self.get(&format!("/device/deviceId/{id}/waitForPacket?timeoutMs=0")).await;
@@ -211,6 +235,39 @@ impl Client {
         let answer = self.get(&path).await;
         assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
         answer.json()
+    }
+}
+
+/// A stream of events.
+pub(crate) struct Events {
+    body: Incoming,
+    text: String,
+    pub(crate) last_id: Option<String>,
+}
+
+impl Events {
+    /// The next block that is no comment, as the values of its fields; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Option<HashMap<String, String>> {
+        loop {
+            if let Some((block, rest)) = self.text.split_once("\n\n") {
+                let fields = block.split('\n').map(|line| line.split_once(": ").unwrap());
+                let mut fields: HashMap<_, _> = fields.map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+                self.text = rest.to_owned();
+                self.last_id = fields.get("id").cloned().or(self.last_id.take());
+                if fields.remove("").is_none() {
+                    return Some(fields);
+                }
+            } else {
+                let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("in time")?;
+                self.text += std::str::from_utf8(&frame.unwrap().into_data().unwrap()).unwrap();
+            }
+        }
+    }
+
+    /// Name and data of the next event.
+    pub(crate) async fn event(&mut self) -> (String, Value) {
+        let block = self.next().await.expect("it goes on");
+        (block["event"].clone(), serde_json::from_str(&block["data"]).unwrap())
     }
 }
 

@@ -9,9 +9,12 @@ use tokio::task::JoinSet;
 use crate::harness::{Client, Device, Gateway, eventually};
 
 async fn waiters(client: &Client) -> f64 {
+    metric(client, "lastroute_waiters ").await
+}
+
+async fn metric(client: &Client, name: &str) -> f64 {
     let text = String::from_utf8(client.get("/metrics").await.body.to_vec()).unwrap();
-    let line = text.lines().find(|line| line.starts_with("lastroute_waiters ")).expect(&text);
-    line.split(' ').next_back().unwrap().parse().unwrap()
+    text.lines().find_map(|line| line.strip_prefix(name)).expect(&text).parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,6 +63,48 @@ async fn many_devices_are_waited_for_in_one_request_for_any_and_for_all() {
     let devices: Vec<_> = answer["packets"].as_array().unwrap().iter().map(|packet| &packet["deviceId"]).collect();
     assert_eq!(devices, ids);
     assert_eq!(waiters(&http1).await, 0.0);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_who_wait_over_50_connections_are_each_woken_by_the_one_packet_of_their_device() {
+    const CONNECTIONS: u64 = 50;
+    const WAITS: u64 = 200;
+    let gateway = Gateway::start("");
+    let mut waits = JoinSet::new();
+    for connection in 0..CONNECTIONS {
+        let client = Client::h2c(&gateway);
+        // Opens the connection that the waits share.
+        assert_eq!(client.get("/health").await.status, StatusCode::OK);
+        for id in connection * WAITS..(connection + 1) * WAITS {
+            let client = client.clone();
+            waits.spawn(async move {
+                let answer = client.get(&format!("/device/deviceId/{}/waitForPacket", DeviceId(id))).await;
+                (id, answer)
+            });
+        }
+    }
+    let client = Client::http1(&gateway);
+    eventually(async || waiters(&client).await == (CONNECTIONS * WAITS) as f64).await;
+    let connections = metric(&client, "lastroute_http_connections ").await;
+    assert_eq!(connections, (CONNECTIONS + 1) as f64, "and the one that asks");
+    let mut device = Device::new(0, &gateway).await;
+    for id in 0..CONNECTIONS * WAITS {
+        device.id = DeviceId(id);
+        // Every hundredth is waited for, so that what is on the way fits the smallest receive buffer in use.
+        let flags = if id % 100 == 99 { Flags::ACK_REQUEST } else { 0 };
+        device.report(flags).await;
+        if flags != 0 {
+            device.receive().await;
+        }
+    }
+    while let Some(ended) = waits.join_next().await {
+        let (id, answer) = ended.unwrap();
+        let body = answer.json();
+        assert_eq!((answer.status, &body["deviceId"]), (StatusCode::OK, &json!(DeviceId(id))), "{body}");
+        assert_eq!(body["missed"], json!(0));
+    }
+    assert_eq!(waiters(&client).await, 0.0);
     gateway.stop().await;
 }
 
