@@ -1,8 +1,10 @@
 //! How long after its packet was sent somebody who waits for a device knows: through the library, over HTTP/1.1 and over
-//! HTTP/2, next to a bare echo over the same loopback in the same run.
+//! HTTP/2, next to a bare echo over the same loopback in the same run. Then with 10 000 who wait over 50 connections, each
+//! for a device of its own.
 //!
 //! `cargo bench --bench wake [-- ROUNDS]`, by default 5000 packets each. One packet at a time, everything idle between: what
-//! is measured is the way through the gateway, its threads' wake-ups included, and not a queue.
+//! is measured is the way through the gateway, its threads' wake-ups included, and not a queue. The last row has a queue:
+//! 100 packets at once.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod fleet;
@@ -24,6 +26,10 @@ use lastroute::wait::{PacketWaits, Waited};
 use tokio::net::UdpSocket;
 
 const MINUTE: Duration = Duration::from_secs(60);
+/// Those who wait at once; twice the rounds if that is fewer.
+const CROWD: u64 = 10_000;
+/// Waits on one connection: what clients assume they may have is 100 or more, and the gateway allows 250.
+const STREAMS: u64 = 200;
 
 /// The device that speaks.
 struct Device {
@@ -42,8 +48,13 @@ impl Device {
 
     /// Sends the next packet; returns the moment before.
     async fn speak(&mut self) -> Instant {
+        self.speak_as(0).await
+    }
+
+    /// The same as another device.
+    async fn speak_as(&mut self, index: u64) -> Instant {
         self.sequence = self.sequence.wrapping_add(1);
-        self.fleet.packet(0, self.sequence, 0, &mut self.packet);
+        self.fleet.packet(index, self.sequence, 0, &mut self.packet);
         let before = Instant::now();
         self.socket.send(&self.packet).await.unwrap();
         before
@@ -65,6 +76,12 @@ async fn main() {
     report("library", library(rounds, &mut device, app.waits()).await);
     for (name, http2) in [("HTTP/1.1", false), ("HTTP/2, one stream", true)] {
         report(name, http(rounds, &mut device, app.waits(), &base, http2).await);
+    }
+    let crowd = CROWD.min(2 * rounds as u64);
+    let origin = format!("http://{}", app.http());
+    for (how, burst) in [("one packet at a time", 1), ("100 packets at once", 100)] {
+        let name = format!("HTTP/2, {crowd} waits over {} connections, {how}", crowd.div_ceil(STREAMS));
+        report(&name, woken_crowd(crowd, burst, &mut device, app.waits(), &origin).await);
     }
     app.stop();
 }
@@ -140,8 +157,58 @@ async fn http(rounds: usize, device: &mut Device, waits: &PacketWaits, url: &str
     times
 }
 
+/// As many wait, each for a device of its own, and are woken by the one packet of their device, `burst` packets at once.
+/// Fails if one of them is not.
+async fn woken_crowd(
+    crowd: u64,
+    burst: usize,
+    device: &mut Device,
+    waits: &PacketWaits,
+    origin: &str,
+) -> Vec<Duration> {
+    let mut crowded = Vec::with_capacity(crowd as usize);
+    for index in 1..=crowd {
+        if index % STREAMS == 1 {
+            let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http::<Full<Bytes>>();
+            // Opens the connection that the waits share.
+            let health = Request::get(format!("{origin}/health")).body(Full::default()).unwrap();
+            client.request(health).await.unwrap().into_body().collect().await.unwrap();
+            crowded.push((client, Vec::new()));
+        }
+        let Some((client, waiting)) = crowded.last_mut() else { unreachable!() };
+        let url = format!("{origin}/device/deviceId/{}/waitForPacket?timeoutMs=600000", fleet::device(index));
+        let request = client.request(Request::get(url).body(Full::default()).unwrap());
+        let wait = tokio::spawn(async move {
+            let answer = request.await.unwrap();
+            assert_eq!(answer.status(), StatusCode::OK);
+            answer.into_body().collect().await.unwrap();
+            Instant::now()
+        });
+        waiting.push((index, wait));
+    }
+    all_wait(waits, crowd as usize).await;
+    let mut times = Vec::with_capacity(crowd as usize);
+    let mut all = crowded.iter_mut().flat_map(|(_, waiting)| waiting);
+    loop {
+        let mut sent = Vec::with_capacity(burst);
+        for (index, wait) in all.by_ref().take(burst) {
+            sent.push((device.speak_as(*index).await, wait));
+        }
+        if sent.is_empty() {
+            return times;
+        }
+        for (sent, wait) in sent {
+            times.push(wait.await.unwrap() - sent);
+        }
+    }
+}
+
 async fn somebody_waits(waits: &PacketWaits) {
-    while waits.waiting() == 0 {
+    all_wait(waits, 1).await;
+}
+
+async fn all_wait(waits: &PacketWaits, count: usize) {
+    while waits.waiting() < count {
         tokio::task::yield_now().await;
     }
     // Until it sleeps and its thread does too.
