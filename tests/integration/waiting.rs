@@ -84,7 +84,7 @@ async fn ten_thousand_who_wait_over_50_connections_are_each_woken_by_the_one_pac
             });
         }
     }
-    let client = Client::http1(&gateway);
+    let client = Client::h2c(&gateway);
     eventually(async || waiters(&client).await == (CONNECTIONS * WAITS) as f64).await;
     let connections = metric(&client, "lastroute_http_connections ").await;
     assert_eq!(connections, (CONNECTIONS + 1) as f64, "and the one that asks");
