@@ -78,7 +78,7 @@ pub struct ApiConfig {
     pub max_outstanding: usize,
     /// Devices one request may name.
     pub max_devices_per_request: usize,
-    /// Waits at once with one API key; without keys, of everybody together.
+    /// Waits at once with one API key, each device of a request counted; without keys, of everybody together.
     pub waits_per_credential: usize,
 }
 
@@ -498,11 +498,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_outlives_the_start_of_a_shutdown_is_told_so() {
-        for (path, shutting_down, expected) in [
-            ("/readyz", false, "HTTP/1.1 200 OK\r\n"),
-            ("/readyz", true, "HTTP/1.1 503 Service Unavailable\r\n"),
-            ("/health", true, "HTTP/1.1 200 OK\r\n"),
-            ("/device/deviceId/0000000000000001/waitForPacket", true, "HTTP/1.1 503 Service Unavailable\r\n"),
+        let wait = "/device/deviceId/0000000000000001/waitForPacket";
+        for (path, accept, shutting_down, expected) in [
+            ("/readyz", "*/*", false, "HTTP/1.1 200 OK\r\n"),
+            ("/readyz", "*/*", true, "HTTP/1.1 503 Service Unavailable\r\n"),
+            ("/health", "*/*", true, "HTTP/1.1 200 OK\r\n"),
+            (wait, "*/*", true, "HTTP/1.1 503 Service Unavailable\r\n"),
+            (wait, "text/event-stream", true, "HTTP/1.1 503 Service Unavailable\r\n"),
         ] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -511,7 +513,8 @@ mod tests {
             let (surface, peer, builders) = (surface(shutting_down), Peer::new(stream), Builders::new());
             let connection = surface.exchange(&peer, builders.of(Preface::Http1), graceful.watcher());
             let exchange = async {
-                let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+                let request =
+                    format!("GET {path} HTTP/1.1\r\nhost: x\r\naccept: {accept}\r\nconnection: close\r\n\r\n");
                 client.write_all(request.as_bytes()).await.unwrap();
                 let mut answer = String::new();
                 client.read_to_string(&mut answer).await.unwrap();

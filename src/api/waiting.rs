@@ -346,10 +346,11 @@ fn wait_ms(text: &str) -> Result<u64, ApiError> {
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::ACCEPT;
     use serde_json::json;
 
     use super::*;
-    use crate::id::IdError;
+    use crate::id::{EventId, IdError};
 
     fn parsed(query: &str) -> Result<(Option<u128>, Option<Cursor>), ApiError> {
         WaitQuery::parse(query).map(|query| (query.timeout.map(|timeout| timeout.as_millis()), query.after))
@@ -380,6 +381,29 @@ mod tests {
         }
         assert_eq!(parsed("timeoutMs=1&timeoutMs=1"), Err(ApiError::QueryTwice { name: "timeoutMs" }));
         assert_eq!(parsed("after=1-1&after=1-1"), Err(ApiError::QueryTwice { name: "after" }));
+    }
+
+    #[test]
+    fn a_stream_begins_after_the_last_event_that_the_client_has_seen() {
+        let kind = |last_event_id: Option<&'static [u8]>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, HeaderValue::from_static(EVENTS));
+            last_event_id.map(|id| headers.insert(LAST_EVENT_ID, HeaderValue::from_bytes(id).unwrap()));
+            Kind::of(&headers)
+        };
+        for (last_event_id, expected) in [
+            (None, Origin::Devices),
+            (Some(&b""[..]), Origin::Devices),
+            (Some(b"7-42"), Origin::Event(EventId { stream: 7, n: 42 })),
+            (Some(b"7"), Origin::Lost),
+            (Some(b"7-42 "), Origin::Lost),
+            (Some(b"\xff"), Origin::Lost),
+        ] {
+            assert_eq!(kind(last_event_id), Kind::Events(expected), "{last_event_id:?}");
+        }
+        let mut only_id = HeaderMap::new();
+        only_id.insert(LAST_EVENT_ID, HeaderValue::from_static("7-42"));
+        assert_eq!(Kind::of(&only_id), Kind::Answer);
     }
 
     #[test]
