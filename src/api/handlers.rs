@@ -20,7 +20,7 @@ use super::format::Format;
 use super::metrics_text;
 use super::outgoing::{Content, Room};
 use super::router::Endpoint;
-use super::waiting::{Kind, WaitQuery};
+use super::wanted::{Kind, WaitQuery};
 use super::{Api, views};
 
 /// The position of the device's last packet.

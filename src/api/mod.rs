@@ -18,6 +18,7 @@ pub mod router;
 mod samples;
 pub mod views;
 mod waiting;
+mod wanted;
 
 use std::convert::Infallible;
 use std::error::Error;
