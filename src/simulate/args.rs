@@ -102,6 +102,7 @@ impl SimulateArgs {
             jitter: default.jitter,
             ack_limit: default.ack_limit,
             announce_every: default.announce_every,
+            ..default
         };
         config.check()?;
         Ok(config)
@@ -225,7 +226,7 @@ mod tests {
     fn what_cannot_be_meant_is_refused() {
         for flags in [
             &["--devices", "0"][..],
-            &["--devices", "50001"],
+            &["--devices", "1000001"],
             &["--seed", "65536"],
             &["--cadence", "10"],
             &["--cadence", "-1s"],

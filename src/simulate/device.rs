@@ -3,16 +3,17 @@
 //! It behaves like the captured firmware (docs/protocol.md, seen on real firmware). `now` is its uptime.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::identity::Identity;
+use super::keys::{CloudKey, NetworkKeys, OwnKeys};
 use super::telemetry;
-use crate::auth::keys::{DayKey, Interface, RootKey};
+use crate::auth::keys::DayKey;
 use crate::auth::{open_with, seal_with};
 use crate::clock::Timestamp;
-use crate::id::KeyId;
+use crate::id::{DeviceId, KeyId};
 use crate::table::rules::NO_TIME_START;
 use crate::wire::control;
 use crate::wire::frame::{Flags, Frame, Header, Layout, Level, PacketType};
@@ -36,19 +37,19 @@ pub enum Reception {
     AfterSending(Duration),
 }
 
-/// How a device behaves.
+/// How a device behaves. Shared by all devices that behave alike.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Its primary network.
     pub network: KeyId,
-    /// The root key of that network.
-    pub network_root: RootKey,
+    /// The keys of that network.
+    pub network_keys: NetworkKeys,
+    /// The public key in its firmware.
+    pub cloud: CloudKey,
     /// The level of its telemetry. Firmware uses the network key, unless its application decides otherwise.
     pub telemetry: Level,
     /// When it listens.
     pub reception: Reception,
-    /// What its clock said when it booted, if it survived the reboot. `None`: no time until the first downlink.
-    pub clock_at_boot: Option<Timestamp>,
     /// Time from one telemetry packet to the next.
     pub cadence: Duration,
     /// How much each interval may differ, as a share of the cadence, 0 to 1.
@@ -115,14 +116,19 @@ pub struct Reaction {
     pub reply: Option<Uplink>,
 }
 
-/// A device, from one boot to the next.
+/// A device, from one boot to the next. One that speaks at network level and waits for no acknowledgement holds nothing
+/// on the heap.
 #[derive(Debug)]
 pub struct Device {
-    identity: Identity,
-    settings: Settings,
-    random: Rng,
-    /// The key of the day last used, by level.
-    day_keys: [Option<(u32, DayKey)>; 2],
+    id: DeviceId,
+    settings: Arc<Settings>,
+    keys: OwnKeys,
+    /// Decides what it does: the same in each run.
+    choices: Rng,
+    /// Draws the entropy of its frames: different in each run.
+    entropy: Rng,
+    /// Whether it has sealed anything at network level.
+    network_used: bool,
     /// What its clock said, and at which uptime.
     clock: (Timestamp, Duration),
     has_time: bool,
@@ -135,22 +141,25 @@ pub struct Device {
     /// Packets that asked since the last datagram was heard.
     unanswered: u32,
     /// The second of uptime in which the last key question was answered.
-    answered_key_question_in: Option<u64>,
+    answered_key_question_in: Option<u32>,
+    /// Takes memory for the first packet that asks, and gives it back with the last acknowledgement.
     awaited: VecDeque<(u16, Duration)>,
 }
 
 impl Device {
-    /// A device that boots now, at uptime 0. Two boots need different `random`s, as they need them in the real world:
+    /// The simulated device `id` (see [`super::identity`]), which boots now, at uptime 0, without time. What it does
+    /// follows from its id and what it hears; two boots need different `entropy`, as they need it in the real world:
     /// without time they repeat everything else of their nonces.
-    pub fn new(identity: Identity, settings: Settings, random: Rng) -> Self {
-        let start = settings.clock_at_boot.unwrap_or(Timestamp::from_gps(NO_TIME_START));
+    pub fn new(id: DeviceId, settings: impl Into<Arc<Settings>>, entropy: Rng) -> Self {
         Self {
-            has_time: settings.clock_at_boot.is_some(),
-            clock: (start, Duration::ZERO),
-            identity,
-            settings,
-            random,
-            day_keys: [None, None],
+            has_time: false,
+            clock: (Timestamp::from_gps(NO_TIME_START), Duration::ZERO),
+            id,
+            settings: settings.into(),
+            keys: OwnKeys::default(),
+            choices: super::chance(id.0),
+            entropy,
+            network_used: false,
             sequence: 0,
             booted: false,
             next_send_at: Duration::ZERO,
@@ -163,9 +172,19 @@ impl Device {
         }
     }
 
+    /// The same with a clock that survived the reboot: at uptime `now` it shows `time`.
+    pub fn with_clock(self, now: Duration, time: Timestamp) -> Self {
+        Self { has_time: true, clock: (time, now), ..self }
+    }
+
     /// Who it is.
-    pub const fn identity(&self) -> &Identity {
-        &self.identity
+    pub const fn id(&self) -> DeviceId {
+        self.id
+    }
+
+    /// The uptime at which it sent last.
+    pub const fn last_sent_at(&self) -> Option<Duration> {
+        self.last_sent_at
     }
 
     /// The uptime at which [`Self::on_timer`] is to be called next.
@@ -191,7 +210,7 @@ impl Device {
             return Wake::Reopen;
         }
         let payload = self.readings(now);
-        let asks = self.random.f64() < self.settings.ack_share;
+        let asks = self.choices.f64() < self.settings.ack_share;
         Wake::Send(self.seal(now, PacketType::TDF, self.settings.telemetry, &payload, asks))
     }
 
@@ -220,18 +239,18 @@ impl Device {
         let header = *frame.header();
         match header.level() {
             Level::Network if header.key_id != self.settings.network => return refused,
-            Level::Device if header.device_id != self.identity.id => return refused,
-            Level::Device if header.key_id != self.identity.key_id => {
+            Level::Device if header.device_id != self.id => return refused,
+            Level::Device if header.key_id != self.key_id() => {
                 return Reaction { heard: Heard::UnknownKey, reply: Some(self.key_ids(now)) };
             }
             Level::Network | Level::Device => {}
         }
         // Firmware cannot derive the key of day 0 at a level it has not used yet.
-        if header.rotation() == 0 && self.day_keys[header.level() as usize].is_none() {
+        if header.rotation() == 0 && !self.has_used(header.level()) {
             return refused;
         }
-        let key = self.day_key(header.level(), header.rotation());
-        let Some(packet) = open_with(key, frame) else { return refused };
+        let opened = self.with_key(header.level(), header.rotation(), false, |key| open_with(key, frame));
+        let Some(packet) = opened else { return refused };
         let payload = packet.payload();
         match header.packet_type {
             // Firmware drops what is not longer than header and tag.
@@ -249,12 +268,15 @@ impl Device {
         let Some(sequence) = control::acked_sequence(payload) else { return Heard::Refused };
         let awaited = self.awaited.iter().position(|(asked, _)| *asked == sequence);
         let sent_at = awaited.and_then(|at| self.awaited.remove(at)).map(|(_, sent_at)| sent_at);
+        if self.awaited.is_empty() {
+            self.awaited = VecDeque::new();
+        }
         Heard::Ack(sent_at.map(|sent_at| now.saturating_sub(sent_at)))
     }
 
     /// At most once in a second of uptime.
     fn answer_key_question(&mut self, now: Duration) -> Option<Uplink> {
-        let second = Some(now.as_secs());
+        let second = u32::try_from(now.as_secs()).ok();
         if self.answered_key_question_in == second {
             return None;
         }
@@ -283,7 +305,7 @@ impl Device {
     }
 
     fn interval(&mut self) -> Duration {
-        let swing = self.settings.jitter * (2.0 * self.random.f64() - 1.0);
+        let swing = self.settings.jitter * (2.0 * self.choices.f64() - 1.0);
         self.settings.cadence.mul_f64(1.0 + swing)
     }
 
@@ -294,12 +316,12 @@ impl Device {
             self.next_announce_at = now + self.settings.announce_every;
             telemetry::announce(uptime, self.settings.reboots, &mut payload);
         }
-        telemetry::measurement(self.gps_time(now), self.random.u32(..), &mut payload);
+        telemetry::measurement(self.gps_time(now), self.choices.u32(..), &mut payload);
         payload
     }
 
     fn key_ids(&mut self, now: Duration) -> Uplink {
-        let payload = control::key_ids(self.identity.key_id);
+        let payload = control::key_ids(self.key_id());
         self.seal(now, PacketType::KEY_IDS, Level::Network, &payload, false)
     }
 
@@ -312,12 +334,12 @@ impl Device {
             flags: self.flags(level, asks),
             key_id: match level {
                 Level::Network => self.settings.network,
-                Level::Device => self.identity.key_id,
+                Level::Device => self.key_id(),
             },
-            device_id: self.identity.id,
+            device_id: self.id,
             gps_time: self.gps_time(now),
             sequence: self.sequence,
-            entropy: self.random.u16(..),
+            entropy: self.entropy.u16(..),
         };
         self.sequence = self.sequence.wrapping_add(1);
         self.last_sent_at = Some(now);
@@ -328,7 +350,10 @@ impl Device {
             }
         }
         let mut bytes = Vec::with_capacity(Layout::Unversioned.min_len() + payload.len());
-        seal_with(self.day_key(level, header.rotation()), &header, Layout::Unversioned, payload, &mut bytes);
+        self.with_key(level, header.rotation(), true, |key| {
+            seal_with(key, &header, Layout::Unversioned, payload, &mut bytes);
+        });
+        self.network_used |= level == Level::Network;
         Uplink { bytes, packet_type, asks }
     }
 
@@ -348,17 +373,23 @@ impl Device {
         Flags(flags)
     }
 
-    /// Keeps the key of one day for each level.
-    fn day_key(&mut self, level: Level, day: u32) -> &DayKey {
-        let root = match level {
-            Level::Network => &self.settings.network_root,
-            Level::Device => &self.identity.root,
-        };
-        let kept = &mut self.day_keys[level as usize];
-        if kept.as_ref().is_some_and(|(of, _)| *of != day) {
-            *kept = None;
+    fn key_id(&mut self) -> KeyId {
+        self.keys.key_id(self.id, &self.settings.cloud)
+    }
+
+    fn has_used(&self, level: Level) -> bool {
+        match level {
+            Level::Network => self.network_used,
+            Level::Device => self.keys.used(),
         }
-        &kept.get_or_insert_with(|| (day, root.day_key(Interface::Udp, day))).1
+    }
+
+    /// Does `work` with the key of `day`; `own` says that it is the day of the device's own clock.
+    fn with_key<T>(&mut self, level: Level, day: u32, own: bool, work: impl FnOnce(&DayKey) -> T) -> T {
+        match level {
+            Level::Network => self.settings.network_keys.with_day(day, own, work),
+            Level::Device => work(self.keys.day(self.id, &self.settings.cloud, day)),
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Tests of [`super`]: its datagrams are opened with the gateway's keys, and compared with captured firmware.
 
+use super::super::identity::Identity;
 use super::*;
-use crate::auth::keys::{DeviceKey, KeyPair, KeyRing};
+use crate::auth::keys::{DeviceKey, Interface, KeyPair, KeyRing, RootKey};
 use crate::auth::{Authenticator, Verified};
-use crate::id::DeviceId;
 use crate::table::route::{Outcome, Path};
 use crate::table::{Packet, RouteTable, TableConfig};
 use crate::wire::tdf;
@@ -25,10 +25,10 @@ fn identity() -> Identity {
 fn settings() -> Settings {
     Settings {
         network: NETWORK,
-        network_root: network_root(),
+        network_keys: NetworkKeys::new(network_root()),
+        cloud: CloudKey::new(KeyPair::from_private([0x11; 32]).public()).unwrap(),
         telemetry: Level::Network,
         reception: Reception::Always,
-        clock_at_boot: None,
         cadence: 2 * SECOND,
         jitter: 0.0,
         ack_after: 5 * SECOND,
@@ -40,12 +40,15 @@ fn settings() -> Settings {
 }
 
 fn device(settings: Settings) -> Device {
-    Device::new(identity(), settings, Rng::with_seed(5))
+    Device::new(identity().id, settings, Rng::with_seed(5))
 }
 
 /// A device that has sent its KEY_IDS at uptime 0.
 fn booted(settings: Settings) -> Device {
-    let mut device = device(settings);
+    started(device(settings))
+}
+
+fn started(mut device: Device) -> Device {
     sent(device.on_timer(Duration::ZERO));
     device
 }
@@ -211,7 +214,7 @@ fn neither_a_short_datagram_nor_time_0_sets_the_clock() {
 
 #[test]
 fn a_clock_that_survived_the_reboot_is_kept() {
-    let mut device = booted(Settings { clock_at_boot: Some(Timestamp::from_gps(GPS)), ..settings() });
+    let mut device = started(device(settings()).with_clock(Duration::ZERO, Timestamp::from_gps(GPS)));
     device.on_datagram(SECOND, &mut downlink(PacketType::ACK, Level::Network, &[0, 0], |header| header.gps_time += 9));
     assert_eq!(device.gps_time(SECOND), GPS + 1);
 }
@@ -222,7 +225,7 @@ fn two_boots_without_time_repeat_time_and_sequence_but_no_frame_and_a_gateway_co
     let path = Path::Direct("192.0.2.1:6200".parse().unwrap());
     let mut boots = Vec::new();
     for entropy in [1, 2] {
-        let mut device = Device::new(identity(), settings(), Rng::with_seed(entropy));
+        let mut device = Device::new(identity().id, settings(), Rng::with_seed(entropy));
         let uplinks: Vec<_> = (0..3).map(|step| sent(device.on_timer(2 * step * SECOND))).collect();
         for uplink in &uplinks {
             let record = |verified: &Verified<'_>| {
@@ -368,8 +371,8 @@ fn the_sequence_runs_over_all_types_and_both_levels_and_wraps() {
 fn the_key_follows_the_day_of_its_own_clock() {
     let midnight = Timestamp::from_gps(17_124 * 86_400);
     for telemetry in [Level::Network, Level::Device] {
-        let clock_at_boot = Some(Timestamp(midnight.0 - 3000));
-        let mut device = booted(Settings { clock_at_boot, telemetry, ..settings() });
+        let device = device(Settings { telemetry, ..settings() });
+        let mut device = started(device.with_clock(Duration::ZERO, Timestamp(midnight.0 - 3000)));
         let days = [1, 2, 3].map(|half| header(&sent(device.on_timer(2 * half * SECOND))).rotation());
         assert_eq!(days, [17_123, 17_124, 17_124], "each of them opened");
     }
@@ -397,4 +400,38 @@ fn intervals_stay_within_the_jitter_and_differ() {
     }
     assert!(intervals.iter().all(|interval| (1500..=2500).contains(&interval.as_millis())), "{intervals:?}");
     assert!(intervals.iter().max() > intervals.iter().min());
+}
+
+#[test]
+fn two_boots_do_the_same_at_the_same_times_and_differ_in_entropy_alone() {
+    let lively = || Settings { jitter: 0.5, ack_share: 0.5, ..settings() };
+    let run = |entropy| {
+        let mut device = Device::new(identity().id, lively(), Rng::with_seed(entropy));
+        let mut told = Vec::new();
+        for _ in 0..40 {
+            let now = device.next_send_at();
+            if let Wake::Send(uplink) = device.on_timer(now) {
+                told.push((now, uplink.asks, payload(&uplink), header(&uplink)));
+            }
+        }
+        told
+    };
+    let (first, second) = (run(1), run(2));
+    assert_ne!(first, second);
+    let without_entropy = |told: Vec<(Duration, bool, Vec<u8>, Header)>| -> Vec<_> {
+        told.into_iter()
+            .map(|(at, asks, payload, header)| (at, asks, payload, Header { entropy: 0, ..header }))
+            .collect()
+    };
+    assert_eq!(without_entropy(first), without_entropy(second));
+}
+
+#[test]
+fn a_device_is_small_and_an_acknowledged_one_holds_nothing_beside() {
+    assert!(size_of::<Device>() <= 192, "{} bytes", size_of::<Device>());
+    let mut device = booted(Settings { ack_share: 1.0, ..settings() });
+    sent(device.on_timer(2 * SECOND));
+    assert!(device.awaited.capacity() > 0);
+    device.on_datagram(2 * SECOND, &mut plain(PacketType::ACK, Level::Network, &1_u16.to_le_bytes()));
+    assert_eq!(device.awaited.capacity(), 0);
 }

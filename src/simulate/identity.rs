@@ -38,13 +38,37 @@ impl Identity {
     /// The keys follow from the seed alone, so anybody can make them: they protect nothing. `None` for the few public
     /// keys that make every shared secret a constant.
     pub fn new(seed: u16, index: u32, cloud_public: &[u8; 32]) -> Option<Self> {
-        let id = DeviceId(ID_PREFIX << 48 | u64::from(seed) << 32 | u64::from(index));
-        let private = RootKey::new(*b"lastroute simulate: not a secret").derive(&id.0.to_le_bytes(), b"device");
-        let keys = KeyPair::from_private(private);
+        Self::of(device_id(seed, index), cloud_public)
+    }
+
+    /// The simulated device `id`, as [`Self::new`] makes it.
+    pub fn of(id: DeviceId, cloud_public: &[u8; 32]) -> Option<Self> {
+        let keys = key_pair(id);
         let root = keys.shared_root(*cloud_public)?;
         let key_id = device_key_id(cloud_public, &keys.public());
         Some(Self { id, keys, root, key_id })
     }
+}
+
+/// The id of device `index` of the fleet `seed`. Costs nothing, unlike the keys.
+pub const fn device_id(seed: u16, index: u32) -> DeviceId {
+    DeviceId(ID_PREFIX << 48 | (seed as u64) << 32 | index as u64)
+}
+
+/// The index of a device of the fleet `seed`; `None` for the id of any other.
+pub(super) const fn device_index(seed: u16, id: DeviceId) -> Option<u32> {
+    let index = id.0 as u32;
+    if device_id(seed, index).0 == id.0 { Some(index) } else { None }
+}
+
+/// [`Identity::key_id`] of the simulated device `id`, for half the time.
+pub(super) fn key_id(id: DeviceId, cloud_public: &[u8; 32]) -> KeyId {
+    device_key_id(cloud_public, &key_pair(id).public())
+}
+
+fn key_pair(id: DeviceId) -> KeyPair {
+    let fleet = RootKey::new(*b"lastroute simulate: not a secret");
+    KeyPair::from_private(fleet.derive(&id.0.to_le_bytes(), b"device"))
 }
 
 /// The `[[network]]` block that lets a gateway open the packets of network `id`. Without `key_file` only the factory
@@ -90,6 +114,14 @@ mod tests {
         for other in [device(1, 8), device(2, 7)] {
             assert!(first.id != other.id && first.keys.public() != other.keys.public());
         }
+        assert_eq!(key_id(first.id, &cloud().public()), first.key_id);
+    }
+
+    #[test]
+    fn an_id_tells_its_index_to_its_own_fleet_only() {
+        let id = device_id(1, u32::MAX);
+        assert_eq!((device_index(1, id), device_index(2, id)), (Some(u32::MAX), None));
+        assert_eq!(device_index(0, DeviceId(7)), None);
     }
 
     #[test]

@@ -1,13 +1,22 @@
 //! A fleet of simulated devices that speak to a gateway over real sockets.
 //!
-//! [`device`] is one device, pure; `fleet` gives devices sockets and time; [`identity`] is who they are. For the
-//! `simulate` command, for `demo`, and for tests. Nothing here knows the gateway: it meets devices as firmware does.
+//! [`device`] is one device, pure; [`identity`] is who it is. `fleet` deals devices out to links; a `link` gives them ports
+//! and time, as its `schedule` says, over a `network` that may lose and copy what they send. `expect` reckons what a gateway
+//! should make of it, compare asks what it made. For the `simulate` command, for `demo`, and for tests. Devices know
+//! nothing of the gateway: they meet it as firmware does.
 
 pub mod args;
+
 pub mod device;
+mod expect;
 mod fleet;
 pub mod identity;
+pub mod keys;
+mod link;
+mod network;
+mod port;
 mod progress;
+mod schedule;
 pub mod stats;
 mod telemetry;
 
@@ -16,16 +25,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fastrand::Rng;
 use nix::errno::Errno;
 
 use crate::auth::keys::{FACTORY_NETWORK, FACTORY_NETWORK_KEY, RootKey};
 use crate::clock::Clock;
 use crate::id::KeyId;
 pub use progress::report;
-pub use stats::{Count, Stats, Summary};
+pub use stats::{Count, RoundTrip, Stats, Summary};
 
 /// Most devices of one fleet: the most it was tried with.
-pub const MAX_DEVICES: u32 = 50_000;
+pub const MAX_DEVICES: u32 = 1_000_000;
+
+/// Most datagrams a second: more than a machine sends.
+pub const MAX_RATE: u32 = 10_000_000;
 
 /// The longest a time of a fleet may be, far below what no longer adds up: a year.
 pub const LONGEST_TIME: Duration = Duration::from_secs(366 * 86_400);
@@ -76,6 +89,25 @@ pub struct Config {
     pub ack_limit: u32,
     /// Time from one announce of a device to its next. Default 1 h.
     pub announce_every: Duration,
+    /// Datagrams a second of the whole fleet, 1 to [`MAX_RATE`], whatever the gateway does: device after device, in place
+    /// of cadence and jitter. Default: none.
+    pub rate: Option<u32>,
+    /// Ends the fleet when devices have made so many packets by themselves, at least 1; answers to the gateway come on top.
+    /// Default: none.
+    pub packets: Option<u64>,
+    /// Probability that a datagram to the gateway is lost. Default 0.
+    pub loss: f64,
+    /// Probability that a datagram to a device is lost. Default 0.
+    pub downlink_loss: f64,
+    /// Probability that a datagram to the gateway that is not lost arrives twice. Default 0.
+    pub duplicate: f64,
+    /// Probability that a datagram to the gateway is held back, so that later ones can overtake it. The first packet of a
+    /// boot never is. Default 0.
+    pub reorder: f64,
+    /// The longest a datagram is held back. Default: twice the time from one packet of a device to its next.
+    pub delay: Option<Duration>,
+    /// Silence of a device after which the NAT forgets its port: its next packet comes from another. Default: never.
+    pub nat_timeout: Option<Duration>,
     /// How long the fleet runs. Default: until it is stopped.
     pub duration: Option<Duration>,
 }
@@ -101,6 +133,14 @@ impl Default for Config {
             ack_after: Duration::from_secs(300),
             ack_limit: 10,
             announce_every: Duration::from_secs(3600),
+            rate: None,
+            packets: None,
+            loss: 0.0,
+            downlink_loss: 0.0,
+            duplicate: 0.0,
+            reorder: 0.0,
+            delay: None,
+            nat_timeout: None,
             duration: None,
         }
     }
@@ -132,6 +172,16 @@ pub enum SimulateError {
     Panicked(#[from] tokio::task::JoinError),
 }
 
+/// Random numbers that follow from `seed`. Numbers of neighbouring seeds have nothing in common, which they would have if
+/// the generator were begun with them.
+pub(crate) fn chance(seed: u64) -> Rng {
+    // The finalizer of SplitMix64: every bit of the seed changes half of all bits.
+    let mut mixed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    Rng::with_seed(mixed ^ mixed >> 31)
+}
+
 fn explain_socket(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EMFILE | Errno::ENFILE) => "too many open files; raise ulimit -n".to_owned(),
@@ -160,6 +210,8 @@ impl Config {
             ("window", self.window),
             ("ack-after", self.ack_after),
             ("announce-every", self.announce_every),
+            ("delay", self.delay.unwrap_or_default()),
+            ("nat-timeout", self.nat_timeout.unwrap_or_default()),
             ("duration", self.duration.unwrap_or_default()),
         ] {
             if time > LONGEST_TIME {
@@ -169,7 +221,20 @@ impl Config {
         if self.ack_limit == 0 {
             return refuse("an acknowledgement limit of 0: at least 1 is needed".to_owned());
         }
+        if self.rate.is_some_and(|rate| !(1..=MAX_RATE).contains(&rate)) {
+            return refuse(format!(
+                "{} datagrams a second: between 1 and {MAX_RATE} can be sent",
+                self.rate.unwrap_or(0)
+            ));
+        }
+        if self.packets == Some(0) {
+            return refuse("0 packets: at least 1 is needed".to_owned());
+        }
         for (name, share) in [
+            ("loss", self.loss),
+            ("downlink-loss", self.downlink_loss),
+            ("duplicate", self.duplicate),
+            ("reorder", self.reorder),
             ("jitter", self.jitter),
             ("sleeping", self.sleeping),
             ("rebind", self.rebind),
@@ -184,6 +249,15 @@ impl Config {
         Ok(())
     }
 
+    /// The longest a datagram is held back.
+    pub(crate) fn longest_hold(&self) -> Duration {
+        let interval = match self.rate {
+            Some(rate) => Duration::from_secs_f64(f64::from(self.devices) / f64::from(rate)),
+            None => self.cadence,
+        };
+        self.delay.unwrap_or(2 * interval)
+    }
+
     /// Makes the identities of all devices, for a gateway's configuration. About 0.1 ms each.
     ///
     /// # Errors
@@ -196,11 +270,13 @@ impl Config {
     }
 }
 
-/// Runs a fleet until `shutdown` completes or its duration is over; counts into `stats` as it goes.
+/// Runs a fleet until `shutdown` completes, its duration is over or its packets are sent; counts into `stats` as it goes.
 ///
-/// Devices boot spread over the first cadence. `clock` is what devices that kept their time show. Each run makes other
-/// entropy, so that the fleet of one seed can be run again at once. Runs on the runtime it is called on, one task for
-/// each socket; uses more than one core only on a multi-threaded one.
+/// Devices boot spread over the first cadence, or at the rate. `clock` is what devices that kept their time show. What
+/// devices and network do is the same in each run of the same configuration, as far as it does not follow from what the
+/// gateway does; the entropy of frames is another in each, so that the fleet of one seed can be run again at once. Runs on
+/// the runtime it is called on, in at most as many tasks as there are sockets; uses more than one core only on a
+/// multi-threaded one.
 ///
 /// # Errors
 /// A setting out of its range, no socket, or a panic, which only a defect makes. A gateway that does not answer is no error: devices go on, as firmware does.

@@ -4,6 +4,9 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+/// A datagram that leaves this much after it was due is late.
+pub const LATE: Duration = Duration::from_millis(100);
+
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
@@ -15,8 +18,22 @@ pub enum Count {
     Telemetry,
     /// Echo requests answered.
     EchoAnswers,
-    /// Datagrams the kernel did not take. Counted nowhere else.
+    /// Datagrams of devices that the kernel did not take, so that they never left.
     SendFailures,
+    /// Datagrams of devices that were lost on the way to the gateway.
+    Lost,
+    /// Copies that the network made of datagrams.
+    Copies,
+    /// Datagrams and copies that were held back on the way.
+    HeldBack,
+    /// Datagrams that left for the gateway and that it should count.
+    ToAccept,
+    /// Copies that left for the gateway and that it should see through.
+    ToDuplicate,
+    /// Datagrams that left for the gateway too late for it to tell them from replays.
+    TooLate,
+    /// Datagrams sent more than [`LATE`] after they were due.
+    Late,
     /// Datagrams sent that asked for an acknowledgement.
     AcksAsked,
     /// Acknowledgements of a packet that had asked.
@@ -29,14 +46,20 @@ pub enum Count {
     UnknownKeys,
     /// Authentic downlinks the simulator has no answer for, such as calls.
     Unsupported,
+    /// Downlinks lost on the way to the device.
+    LostDownlinks,
+    /// Downlinks to a port that the NAT no longer keeps for the device.
+    NatMissed,
     /// Downlinks that arrived while the device was asleep.
     Missed,
     /// Downlinks that did not authenticate or were for somebody else.
     Refused,
     /// Datagrams too short to be a downlink.
     Short,
-    /// Sockets replaced because the NAT in front changed its mapping.
+    /// Devices with another port because the NAT in front changed its mapping.
     Rebinds,
+    /// Devices with another port because they were silent for longer than the NAT keeps a mapping.
+    NatExpired,
     /// Sockets reopened by a device that was not answered.
     Reopened,
     /// Reports of the network that nobody listens at the gateway's address.
@@ -45,22 +68,32 @@ pub enum Count {
 
 impl Count {
     /// Every count, in the order of the summary.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 27] = [
         Self::Booted,
         Self::KeyIds,
         Self::Telemetry,
         Self::EchoAnswers,
         Self::SendFailures,
+        Self::Lost,
+        Self::Copies,
+        Self::HeldBack,
+        Self::ToAccept,
+        Self::ToDuplicate,
+        Self::TooLate,
+        Self::Late,
         Self::AcksAsked,
         Self::Acks,
         Self::AcksUnmatched,
         Self::KeyQuestions,
         Self::UnknownKeys,
         Self::Unsupported,
+        Self::LostDownlinks,
+        Self::NatMissed,
         Self::Missed,
         Self::Refused,
         Self::Short,
         Self::Rebinds,
+        Self::NatExpired,
         Self::Reopened,
         Self::Unreachable,
     ];
@@ -73,16 +106,26 @@ impl Count {
             Self::Telemetry => "telemetry sent",
             Self::EchoAnswers => "echo requests answered",
             Self::SendFailures => "sends failed",
+            Self::Lost => "lost on the way",
+            Self::Copies => "copies made on the way",
+            Self::HeldBack => "held back on the way",
+            Self::ToAccept => "to be accepted by the gateway",
+            Self::ToDuplicate => "to be seen as duplicates",
+            Self::TooLate => "to be refused as too old",
+            Self::Late => "sent more than 100 ms late",
             Self::AcksAsked => "acknowledgements asked for",
             Self::Acks => "acknowledgements received",
             Self::AcksUnmatched => "acknowledgements of nothing asked",
             Self::KeyQuestions => "requests for key ids",
             Self::UnknownKeys => "downlinks with an unknown key id",
             Self::Unsupported => "downlinks of other types",
+            Self::LostDownlinks => "downlinks lost on the way",
+            Self::NatMissed => "downlinks to a former port",
             Self::Missed => "downlinks missed asleep",
             Self::Refused => "downlinks refused",
             Self::Short => "downlinks too short",
             Self::Rebinds => "NAT rebinds",
+            Self::NatExpired => "NAT mappings expired",
             Self::Reopened => "sockets reopened",
             Self::Unreachable => "gateway unreachable",
         }
@@ -93,8 +136,14 @@ impl Count {
 #[derive(Debug, Default)]
 pub struct Stats {
     counts: [AtomicU64; Count::ALL.len()],
-    round_trips_us: AtomicU64,
-    longest_round_trip_us: AtomicU64,
+    round_trips: RoundTrips,
+    /// Datagrams a second that were asked for; 0: what comes of the cadence.
+    wanted_rate: AtomicU64,
+    /// The most that a datagram was late, since the start and since the last look.
+    latest_us: AtomicU64,
+    behind_us: AtomicU64,
+    /// When the last datagram left, from the start on.
+    last_sent_us: AtomicU64,
 }
 
 impl Stats {
@@ -105,10 +154,29 @@ impl Stats {
 
     /// Counts an acknowledgement that came `after` its packet was sent.
     pub fn acknowledged(&self, after: Duration) {
-        let micros = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
         self.add(Count::Acks);
-        self.round_trips_us.fetch_add(micros, Ordering::Relaxed);
-        self.longest_round_trip_us.fetch_max(micros, Ordering::Relaxed);
+        self.round_trips.add(after);
+    }
+
+    /// Notes how many datagrams a second the fleet is to send.
+    pub fn want_rate(&self, rate: u32) {
+        self.wanted_rate.store(rate.into(), Ordering::Relaxed);
+    }
+
+    /// Notes that a datagram leaves at `now`, so much after it was `due`; both from the start on.
+    pub fn sent_at(&self, due: Duration, now: Duration) {
+        let late = now.saturating_sub(due);
+        if late > LATE {
+            self.add(Count::Late);
+        }
+        self.latest_us.fetch_max(micros(late), Ordering::Relaxed);
+        self.behind_us.fetch_max(micros(late), Ordering::Relaxed);
+        self.last_sent_us.fetch_max(micros(now), Ordering::Relaxed);
+    }
+
+    /// The most that a datagram was late since this was asked last.
+    pub fn behind(&self) -> Duration {
+        Duration::from_micros(self.behind_us.swap(0, Ordering::Relaxed))
     }
 
     /// How many so far.
@@ -116,23 +184,111 @@ impl Stats {
         self.counts[count as usize].load(Ordering::Relaxed)
     }
 
-    /// Uplinks so far, of all types.
+    /// Uplinks that devices sent so far, of all types, lost ones among them.
     pub fn sent(&self) -> u64 {
         self.get(Count::KeyIds) + self.get(Count::Telemetry) + self.get(Count::EchoAnswers)
     }
 
-    /// Time from a packet to its acknowledgement, mean and longest; `None` before the first.
-    pub fn round_trip(&self) -> Option<(Duration, Duration)> {
-        let mean = self.round_trips_us.load(Ordering::Relaxed).checked_div(self.get(Count::Acks))?;
-        let longest = self.longest_round_trip_us.load(Ordering::Relaxed);
-        Some((Duration::from_micros(mean), Duration::from_micros(longest)))
-    }
-
     /// What was counted until now, for a fleet that ran for `elapsed`.
     pub fn summary(&self, elapsed: Duration) -> Summary {
-        let counts = Count::ALL.map(|count| self.get(count));
-        Summary { elapsed, counts, sent: self.sent(), round_trip: self.round_trip() }
+        let load = |from: &AtomicU64| from.load(Ordering::Relaxed);
+        Summary {
+            elapsed,
+            sending: Duration::from_micros(load(&self.last_sent_us)),
+            counts: Count::ALL.map(|count| self.get(count)),
+            sent: self.sent(),
+            round_trip: self.round_trips.read(self.get(Count::Acks)),
+            wanted_rate: load(&self.wanted_rate),
+            latest: Duration::from_micros(load(&self.latest_us)),
+        }
     }
+}
+
+/// Times from packets to their acknowledgements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoundTrip {
+    /// The mean.
+    pub mean: Duration,
+    /// No more than half were longer; up to an eighth too great.
+    pub p50: Duration,
+    /// No more than one in a hundred was longer; up to an eighth too great.
+    pub p99: Duration,
+    /// The longest.
+    pub longest: Duration,
+}
+
+/// Buckets of each doubling: a bound is at most an eighth above what lies under it.
+const BUCKETS: u32 = 8;
+/// Doublings of a microsecond that are told apart: up to an hour.
+const DOUBLINGS: u32 = 32;
+
+/// A histogram of durations.
+#[derive(Debug)]
+struct RoundTrips {
+    total_us: AtomicU64,
+    longest_us: AtomicU64,
+    buckets: [AtomicU64; (BUCKETS * DOUBLINGS) as usize],
+}
+
+impl Default for RoundTrips {
+    fn default() -> Self {
+        let buckets = std::array::from_fn(|_| AtomicU64::default());
+        Self { total_us: AtomicU64::default(), longest_us: AtomicU64::default(), buckets }
+    }
+}
+
+impl RoundTrips {
+    fn add(&self, duration: Duration) {
+        let micros = micros(duration);
+        self.total_us.fetch_add(micros, Ordering::Relaxed);
+        self.longest_us.fetch_max(micros, Ordering::Relaxed);
+        self.buckets[bucket(micros)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// `None` before the first.
+    fn read(&self, count: u64) -> Option<RoundTrip> {
+        let mean = self.total_us.load(Ordering::Relaxed).checked_div(count)?;
+        let longest = self.longest_us.load(Ordering::Relaxed);
+        let counts: Vec<u64> = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
+        let at = |share: f64| Duration::from_micros(quantile(&counts, share).min(longest));
+        Some(RoundTrip {
+            mean: Duration::from_micros(mean),
+            p50: at(0.5),
+            p99: at(0.99),
+            longest: Duration::from_micros(longest),
+        })
+    }
+}
+
+/// Below [`BUCKETS`] microseconds one each; above, [`BUCKETS`] for each doubling.
+fn bucket(micros: u64) -> usize {
+    let doubling = micros.checked_ilog2().unwrap_or(0).saturating_sub(BUCKETS.ilog2());
+    let within = micros >> doubling;
+    let index = u64::from(doubling * BUCKETS) + within;
+    usize::try_from(index).unwrap_or(usize::MAX).min((BUCKETS * DOUBLINGS) as usize - 1)
+}
+
+/// The greatest number of microseconds in a bucket.
+fn bound(bucket: u64) -> u64 {
+    let buckets = u64::from(BUCKETS);
+    let doubling = (bucket / buckets).saturating_sub(1);
+    let within = bucket - doubling * buckets;
+    ((within + 1) << doubling) - 1
+}
+
+fn quantile(counts: &[u64], share: f64) -> u64 {
+    let total: u64 = counts.iter().sum();
+    let wanted = (total as f64 * share).ceil() as u64;
+    let mut below = 0;
+    let reached = counts.iter().position(|count| {
+        below += count;
+        below >= wanted.max(1)
+    });
+    bound(reached.unwrap_or(counts.len() - 1) as u64)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// What a fleet did in all.
@@ -140,10 +296,16 @@ impl Stats {
 pub struct Summary {
     /// How long it ran.
     pub elapsed: Duration,
-    /// Uplinks of all types.
+    /// From its start to its last datagram.
+    pub sending: Duration,
+    /// Uplinks of all types that devices sent, lost ones among them.
     pub sent: u64,
-    /// Time from a packet to its acknowledgement, mean and longest.
-    pub round_trip: Option<(Duration, Duration)>,
+    /// Time from a packet to its acknowledgement; `None` without any.
+    pub round_trip: Option<RoundTrip>,
+    /// Datagrams a second that were asked for; 0: what comes of the cadence.
+    pub wanted_rate: u64,
+    /// The most that a datagram was late.
+    pub latest: Duration,
     counts: [u64; Count::ALL.len()],
 }
 
@@ -157,14 +319,25 @@ impl Summary {
 impl fmt::Display for Summary {
     /// A line for each count that is not 0.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.elapsed.as_secs_f64();
+        let seconds = self.sending.as_secs_f64();
         let rate = if seconds > 0.0 { self.sent as f64 / seconds } else { 0.0 };
         write!(f, "{} datagrams sent in {seconds:.1} s, {rate:.0} a second", self.sent)?;
         for count in Count::ALL.into_iter().filter(|count| self.get(*count) > 0) {
             write!(f, "\n  {:>10}  {}", self.get(count), count.label())?;
         }
-        if let Some((mean, longest)) = self.round_trip {
-            write!(f, "\n  acknowledged after {mean:.1?} on average, {longest:.1?} at most")?;
+        if let Some(RoundTrip { mean, p50, p99, longest }) = self.round_trip {
+            write!(
+                f,
+                "\n  acknowledged after {mean:.1?} on average, {p50:.1?} p50, {p99:.1?} p99, {longest:.1?} at most"
+            )?;
+        }
+        if self.wanted_rate > 0 && self.get(Count::Late) > 0 {
+            let (wanted, latest) = (self.wanted_rate, self.latest);
+            write!(
+                f,
+                "\n  behind schedule: {rate:.0} a second instead of {wanted}, up to {latest:.1?} late; this machine, or \
+                 what the gateway takes of it, allows no more"
+            )?;
         }
         Ok(())
     }
@@ -185,17 +358,60 @@ mod tests {
     #[test]
     fn the_summary_says_what_was_counted_and_leaves_out_what_was_not() {
         let stats = Stats::default();
-        assert_eq!(stats.round_trip(), None);
+        assert_eq!(stats.summary(Duration::ZERO).round_trip, None);
         for count in [Count::KeyIds, Count::Telemetry, Count::Telemetry, Count::SendFailures] {
             stats.add(count);
         }
+        stats.sent_at(Duration::from_secs(1), Duration::from_secs(1));
+        stats.sent_at(Duration::from_millis(1950), Duration::from_secs(2));
         stats.acknowledged(Duration::from_millis(1));
         stats.acknowledged(Duration::from_millis(3));
-        let summary = stats.summary(Duration::from_secs(2));
+        let summary = stats.summary(Duration::from_secs(3));
         assert_eq!((summary.sent, summary.get(Count::Telemetry), summary.get(Count::Acks)), (3, 2, 2));
-        assert_eq!(summary.round_trip, Some((Duration::from_millis(2), Duration::from_millis(3))));
+        let round_trip = summary.round_trip.unwrap();
+        assert_eq!((round_trip.mean, round_trip.longest), (Duration::from_millis(2), Duration::from_millis(3)));
         let text = summary.to_string();
         assert!(text.starts_with("3 datagrams sent in 2.0 s, 2 a second\n"), "{text}");
         assert!(text.contains("2  telemetry sent") && !text.contains("refused"), "{text}");
+        assert!(!text.contains("behind"), "{text}");
+    }
+
+    #[test]
+    fn a_rate_that_is_not_reached_is_said_with_the_one_that_was() {
+        let stats = Stats::default();
+        stats.want_rate(1000);
+        for tenth in 1..=10 {
+            stats.add(Count::Telemetry);
+            stats.sent_at(Duration::from_millis(tenth), Duration::from_millis(100 * tenth));
+        }
+        assert_eq!((stats.behind(), stats.behind()), (Duration::from_millis(990), Duration::ZERO));
+        let summary = stats.summary(Duration::from_secs(3));
+        assert_eq!(summary.get(Count::Late), 9);
+        let text = summary.to_string();
+        assert!(text.contains("behind schedule: 10 a second instead of 1000, up to 990.0ms late"), "{text}");
+    }
+
+    #[test]
+    fn percentiles_are_at_most_an_eighth_too_great() {
+        let round_trips = RoundTrips::default();
+        for micros in 1..=10_000 {
+            round_trips.add(Duration::from_micros(micros));
+        }
+        let read = round_trips.read(10_000).unwrap();
+        for (found, exact) in [(read.p50, 5000), (read.p99, 9900)] {
+            let found = found.as_micros();
+            assert!((exact..=exact * 9 / 8).contains(&found), "{found} for {exact}");
+        }
+        assert_eq!(read.longest, Duration::from_micros(10_000));
+    }
+
+    #[test]
+    fn every_duration_lies_under_the_bound_of_its_bucket_and_above_the_one_before() {
+        for micros in (0..20_000).chain([1 << 20, u64::from(u32::MAX)]) {
+            let bucket = bucket(micros) as u64;
+            assert!(micros <= bound(bucket), "{micros} in {bucket}");
+            assert!(bucket == 0 || micros > bound(bucket - 1), "{micros} in {bucket}");
+        }
+        assert_eq!(bucket(u64::MAX), (BUCKETS * DOUBLINGS) as usize - 1);
     }
 }

@@ -1,0 +1,311 @@
+//! One task of a fleet: some devices, the ports they send from, and their time.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+
+use super::device::{Device, Heard, MAX_DOWNLINK, Uplink, Wake};
+use super::expect::{Expectation, Leaving};
+use super::fleet::World;
+use super::identity;
+use super::network::Fate;
+use super::port::{Port, arrival};
+use super::schedule::{Deal, Due, Schedule};
+use super::{Count, Stats, chance};
+use crate::table::rules::TimeClass;
+use crate::wire::frame::{Frame, Header, Layout, PacketType};
+
+/// Wake-ups served before the sockets are looked at again, so that a busy link still receives. As many as leave at once.
+const WAKES_AT_ONCE: usize = 64;
+
+/// How long a fleet listens for the last answers, once all packets are made: far longer than a round trip.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Datagrams of a link that are held back at once. What would be more leaves in its place, so that a slow network costs
+/// bounded memory: about 200 bytes each.
+const MAX_HELD: usize = 10_000;
+
+/// Some devices, and the ports they send from.
+#[derive(Debug)]
+pub(super) struct Link {
+    world: Arc<World>,
+    deal: Deal,
+    schedule: Schedule,
+    ports: Vec<Port<Sent>>,
+    /// Those that have booted, in the order of their places.
+    members: Vec<Member>,
+    held: Held,
+    /// Decides what happens to downlinks.
+    random: Rng,
+}
+
+#[derive(Debug)]
+struct Member {
+    device: Device,
+    expectation: Expectation,
+    /// Which of the ports its NAT has given it.
+    port: u8,
+}
+
+/// A datagram that has been sent by a device.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    /// The place of the device, and the port it left from.
+    at: u32,
+    port: u8,
+    gps_time: u32,
+    sequence: u16,
+    /// Made by the network.
+    copy: bool,
+}
+
+/// What is on its way for longer, by when it goes on and the order in which it was held back.
+#[derive(Debug, Default)]
+struct Held {
+    waiting: BTreeMap<(Duration, u64), (Sent, Vec<u8>, After)>,
+    count: u64,
+}
+
+/// What follows a datagram.
+#[derive(Clone, Copy, Debug)]
+struct After {
+    copied: bool,
+    copy_held: Option<Duration>,
+}
+
+impl Link {
+    /// The devices `deal`, none of which has booted. At least one port, and at most 255.
+    pub(super) fn new(world: Arc<World>, deal: Deal, ports: Vec<Port<Sent>>) -> Self {
+        let schedule = Schedule::new(&world.config, deal);
+        let seed = u64::from(world.config.seed) << 32 | u64::from(deal.index(0));
+        Self { deal, schedule, ports, members: Vec::new(), held: Held::default(), random: chance(!seed), world }
+    }
+
+    /// Wakes devices and hands datagrams to them, until all packets are made and answered, or `stop` says so.
+    pub(super) async fn live(mut self, mut stop: watch::Receiver<bool>) {
+        // One more byte than a device takes, so that what is longer shows.
+        let mut buffer = [0; MAX_DOWNLINK + 1];
+        let mut over = None;
+        loop {
+            let due = self.next_due();
+            let wake_at = match due {
+                Some(due) => self.world.start + due,
+                None => *over.get_or_insert_with(|| Instant::now() + LINGER),
+            };
+            tokio::select! {
+                _ = stop.changed() => break,
+                () = sleep_until(wake_at) => match due {
+                    Some(_) => self.serve_due().await,
+                    None => break,
+                },
+                (port, received) = arrival(&self.ports, &mut buffer) => self.receive(port, received, &mut buffer).await,
+            }
+        }
+        self.release(Duration::MAX);
+        self.flush().await;
+    }
+
+    fn next_due(&self) -> Option<Duration> {
+        let held = self.held.waiting.first_key_value().map(|((due, _), _)| *due);
+        let wake = self.schedule.next().map(|due| due.time);
+        held.into_iter().chain(wake).min()
+    }
+
+    async fn serve_due(&mut self) {
+        self.release(self.world.start.elapsed());
+        for _ in 0..WAKES_AT_ONCE {
+            let now = self.world.start.elapsed();
+            let Some(due) = self.schedule.take(now) else { break };
+            self.wake(due, now);
+        }
+        self.flush().await;
+    }
+
+    fn wake(&mut self, due: Due, now: Duration) {
+        let Due { time, at } = due;
+        let boot_at = self.schedule.boot_at(at);
+        let uptime = now.saturating_sub(boot_at);
+        // They boot in the order of their places.
+        if at == self.members.len() {
+            let (device, expectation) = (self.world.boot(self.deal.index(at), uptime), Expectation::default());
+            self.members.push(Member { device, expectation, port: (at % self.ports.len()) as u8 });
+        }
+        let device = &mut self.members[at].device;
+        let forgotten = is_forgotten(device, uptime, self.world.config.nat_timeout);
+        let wake = device.on_timer(uptime);
+        // From when it was due, so that a machine that is late changes nothing of what happens.
+        self.schedule.again(at, time + device.next_send_at().saturating_sub(uptime));
+        match wake {
+            Wake::Send(mut uplink) => {
+                let fate = self.fate(at, &mut uplink);
+                if forgotten {
+                    self.change_port(at, Count::NatExpired);
+                } else if fate.rebound {
+                    self.change_port(at, Count::Rebinds);
+                }
+                self.world.stats.sent_at(time, now);
+                self.send(at, uplink, fate, now);
+            }
+            Wake::Reopen => self.change_port(at, Count::Reopened),
+        }
+    }
+
+    fn fate(&self, at: usize, uplink: &mut Uplink) -> Fate {
+        let sequence = header(&mut uplink.bytes).map_or(0, |header| header.sequence);
+        Fate::of(&self.world.config, self.deal.index(at), sequence)
+    }
+
+    /// From now on the device at place `at` sends from another port. A link with one port opens another socket, and so
+    /// moves all devices behind it.
+    fn change_port(&mut self, at: usize, reason: Count) {
+        if self.ports.len() > 1 {
+            let port = &mut self.members[at].port;
+            *port = ((usize::from(*port) + 1) % self.ports.len()) as u8;
+        } else if let Err(error) = self.ports[0].reopen(self.world.config.gateway) {
+            return tracing::warn!(%error, "no new socket for a simulated device, it keeps the old one");
+        }
+        self.world.stats.add(reason);
+    }
+
+    /// A device sends, and the network does as `fate` says.
+    fn send(&mut self, at: usize, mut uplink: Uplink, fate: Fate, now: Duration) {
+        let stats = &self.world.stats;
+        stats.add(match uplink.packet_type {
+            PacketType::KEY_IDS => Count::KeyIds,
+            PacketType::ECHO_RSP => Count::EchoAnswers,
+            _ => Count::Telemetry,
+        });
+        if uplink.asks {
+            stats.add(Count::AcksAsked);
+        }
+        if fate.lost {
+            return stats.add(Count::Lost);
+        }
+        let Some(Header { packet_type, gps_time, sequence, .. }) = header(&mut uplink.bytes) else { return };
+        let boots = packet_type == PacketType::KEY_IDS && sequence == 0;
+        let port = self.members[at].port;
+        let sent = Sent { at: at as u32, port, gps_time, sequence, copy: false };
+        // A boot that its own telemetry overtakes is judged by rules of which no simple reckoning can be made.
+        let [held, copy_held] = [fate.held, fate.copy_held].map(|hold| hold.filter(|_| !boots));
+        self.travel(sent, uplink.bytes, After { copied: fate.copied, copy_held }, held, now);
+    }
+
+    /// Lets a datagram go on, at once or when it was `held` long enough.
+    fn travel(&mut self, sent: Sent, bytes: Vec<u8>, after: After, held: Option<Duration>, now: Duration) {
+        let room = self.held.waiting.len() < MAX_HELD;
+        match held.filter(|_| room) {
+            Some(hold) => {
+                self.world.stats.add(Count::HeldBack);
+                self.held.count += 1;
+                self.held.waiting.insert((now.saturating_add(hold), self.held.count), (sent, bytes, after));
+            }
+            None => self.leave(sent, bytes, after, now),
+        }
+    }
+
+    /// Lets go of what was held back until `now`.
+    fn release(&mut self, now: Duration) {
+        while let Some(first) = self.held.waiting.first_entry().filter(|first| first.key().0 <= now) {
+            let (sent, bytes, after) = first.remove();
+            self.leave(sent, bytes, after, now);
+        }
+    }
+
+    /// Hands a datagram to its port. A copy of it comes behind it, so that it is the copy for the gateway, too.
+    fn leave(&mut self, sent: Sent, bytes: Vec<u8>, after: After, now: Duration) {
+        let port = &mut self.ports[usize::from(sent.port)];
+        port.push(&bytes, sent);
+        port.last_sender = sent.at as usize;
+        if after.copied {
+            self.world.stats.add(Count::Copies);
+            let once = After { copied: false, copy_held: None };
+            self.travel(Sent { copy: true, ..sent }, bytes, once, after.copy_held, now);
+        }
+    }
+
+    /// Sends what has left the devices, and reckons what the gateway should make of it.
+    async fn flush(&mut self) {
+        let Self { ports, members, world, .. } = self;
+        let now = world.clock.now().gps();
+        for port in ports {
+            port.flush(|sent, taken| {
+                let expectation = &mut members[sent.at as usize].expectation;
+                let expected = taken.then(|| expectation.of(&sent.leaving(now)));
+                world.stats.add(expected.unwrap_or(Count::SendFailures));
+            })
+            .await;
+        }
+    }
+
+    async fn receive(&mut self, port: usize, received: io::Result<usize>, buffer: &mut [u8]) {
+        match received {
+            Ok(len) => self.hear(port, &mut buffer[..len]),
+            Err(_) => self.world.stats.add(Count::Unreachable),
+        }
+        self.flush().await;
+    }
+
+    /// A datagram has arrived at a port of the NAT.
+    fn hear(&mut self, port: usize, datagram: &mut [u8]) {
+        let now = self.world.start.elapsed();
+        let at = self.addressee(datagram).unwrap_or(self.ports[port].last_sender);
+        let Some(member) = self.members.get_mut(at) else { return };
+        let uptime = now.saturating_sub(self.schedule.boot_at(at));
+        let (config, stats) = (&self.world.config, &self.world.stats);
+        if self.random.f64() < config.downlink_loss {
+            return stats.add(Count::LostDownlinks);
+        }
+        if usize::from(member.port) != port || is_forgotten(&member.device, uptime, config.nat_timeout) {
+            return stats.add(Count::NatMissed);
+        }
+        let reaction = member.device.on_datagram(uptime, datagram);
+        count_heard(stats, reaction.heard);
+        if let Some(mut reply) = reaction.reply {
+            let fate = self.fate(at, &mut reply);
+            self.send(at, reply, fate, now);
+        }
+    }
+
+    /// At which place the device is that a datagram names, if it is one of these and has booted.
+    fn addressee(&self, datagram: &mut [u8]) -> Option<usize> {
+        let index = identity::device_index(self.world.config.seed, header(datagram)?.device_id)?;
+        self.deal.place(index).filter(|at| *at < self.members.len())
+    }
+}
+
+impl Sent {
+    fn leaving(&self, now: u32) -> Leaving {
+        let fresh = TimeClass::of(self.gps_time, now) == TimeClass::Fresh;
+        Leaving { fresh, gps_time: self.gps_time, sequence: self.sequence, copy: self.copy }
+    }
+}
+
+/// Whether the NAT no longer keeps a port for the device, after `limit` of silence.
+fn is_forgotten(device: &Device, uptime: Duration, limit: Option<Duration>) -> bool {
+    let silence = device.last_sent_at().map(|sent_at| uptime.saturating_sub(sent_at));
+    silence.zip(limit).is_some_and(|(silence, limit)| silence >= limit)
+}
+
+fn header(datagram: &mut [u8]) -> Option<Header> {
+    Frame::parse(datagram, Layout::Unversioned).ok().map(|frame| *frame.header())
+}
+
+fn count_heard(stats: &Stats, heard: Heard) {
+    match heard {
+        Heard::Asleep => stats.add(Count::Missed),
+        Heard::Short => stats.add(Count::Short),
+        Heard::Refused => stats.add(Count::Refused),
+        Heard::KeyQuestion => stats.add(Count::KeyQuestions),
+        Heard::UnknownKey => stats.add(Count::UnknownKeys),
+        Heard::Ack(Some(after)) => stats.acknowledged(after),
+        Heard::Ack(None) => stats.add(Count::AcksUnmatched),
+        Heard::Other(_) => stats.add(Count::Unsupported),
+        // Counted as its answer.
+        Heard::Echo => {}
+    }
+}
