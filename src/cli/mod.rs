@@ -6,20 +6,18 @@ mod failure;
 mod log;
 mod pages;
 mod serve;
+mod simulate;
 
 use std::io::Write;
-use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::clock::Clock;
 use crate::config;
 use crate::decode::DecodeArgs;
 use crate::demo::{self, DemoArgs};
-use crate::simulate::args::{self, SimulateArgs};
-use crate::simulate::{self, Stats};
+use crate::simulate::args::SimulateArgs;
 use crate::top::{self, TopArgs};
 pub use failure::Failure;
 pub use log::start_logging;
@@ -64,40 +62,13 @@ pub enum Command {
 pub fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(arguments) => serve::run(&arguments),
-        Command::Simulate(arguments) => simulate(&arguments),
+        Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Demo(arguments) => demo(&arguments),
         Command::Top(arguments) => top(&arguments),
         Command::Decode(arguments) => decode::run(&arguments),
         Command::Completions(arguments) => pages::completions(&arguments),
         Command::Man(arguments) => pages::man(&arguments),
     }
-}
-
-fn simulate(arguments: &SimulateArgs) -> Result<(), Failure> {
-    start_logging("warn");
-    let mut warnings = Vec::new();
-    let key_file = arguments.network_key_file.as_deref();
-    let network_key = key_file.map(|path| config::key_file(path, "--network-key-file", &mut warnings)).transpose();
-    let config = arguments.config(network_key.map_err(Failure::configuration)?)?;
-    if let Some(path) = &arguments.write_config {
-        args::write_gateway_config(path, &config, key_file)?;
-        warn(&warnings);
-        return Ok(());
-    }
-    warn(&warnings);
-    let stats = Arc::new(Stats::default());
-    let summary = runtime()?.block_on(async {
-        let interrupted = interrupted()?;
-        let stop = async {
-            interrupted.await;
-        };
-        tokio::select! {
-            summary = simulate::run(config, Clock::default(), stats.clone(), stop) => summary.map_err(Failure::from),
-            never = simulate::report(stats.clone()) => match never {},
-        }
-    })?;
-    println!("{summary}");
-    Ok(())
 }
 
 fn demo(arguments: &DemoArgs) -> Result<(), Failure> {
@@ -144,7 +115,18 @@ fn warn(warnings: &[String]) {
 }
 
 fn runtime() -> Result<Runtime, Failure> {
-    Runtime::new()
+    runtime_of(None)
+}
+
+/// A runtime of so many threads, or of one for each core.
+fn runtime_of(threads: Option<usize>) -> Result<Runtime, Failure> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
+    }
+    builder
+        .enable_all()
+        .build()
         .map_err(|error| Failure::Running(format!("cannot start a thread: {error}; raise the limits of the process")))
 }
 

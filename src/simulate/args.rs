@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::identity::{device_blocks, network_block};
-use super::{Config, MAX_DEVICES, SimulateError};
+use super::{Config, MAX_DEVICES, MAX_RATE, SimulateError};
 use crate::auth::keys::RootKey;
 use crate::id::KeyId;
 
@@ -18,15 +18,18 @@ use crate::id::KeyId;
 const DEVICE_LEVEL: f64 = 0.25;
 
 /// Simulate devices that report to a gateway
+///
+/// The same flags make the same devices do the same, and the network between lose and copy the same packets, as far as
+/// that does not follow from what the gateway does. Only the entropy of frames is another in each run.
 #[derive(Clone, Debug, clap::Args)]
 pub struct SimulateArgs {
     /// Address and port of the gateway. Default: 127.0.0.1:3001
     #[arg(long, value_name = "ADDRESS")]
     pub gateway: Option<SocketAddr>,
-    /// How many devices, 1 to 50000. Default: 10
+    /// How many devices, 1 to 1000000. Default: 10
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_DEVICES)))]
     pub devices: Option<u32>,
-    /// Which devices, 0 to 65535: ids and keys follow from it. Default: 1
+    /// Which devices, 0 to 65535: ids and keys follow from it, and what happens to their packets. Default: 1
     #[arg(long, value_name = "N")]
     pub seed: Option<u16>,
     /// Their network, six hex digits. Default: 000000, the factory network, whose key is public
@@ -38,18 +41,12 @@ pub struct SimulateArgs {
     /// The gateway's public key, 32 bytes as base64. Default: none, and all traffic is network level
     #[arg(long, value_name = "BASE64", value_parser = public_key)]
     pub cloud_public_key: Option<PublicKey>,
-    /// Time from one packet of a device to its next. Default: 10s
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub cadence: Option<Duration>,
     /// Devices that sleep between packets; the others listen all the time. Default: 70
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     pub sleeping: Option<f64>,
     /// How long a sleeping device listens after a packet. Default: 2s
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub window: Option<Duration>,
-    /// Packets that come from a new port, because the NAT forgot the old one. Default: 1
-    #[arg(long, value_name = "PERCENT", value_parser = percent)]
-    pub rebind: Option<f64>,
     /// Devices without time until the first downlink. Default: 50
     #[arg(long, value_name = "PERCENT", value_parser = percent)]
     pub no_time: Option<f64>,
@@ -62,13 +59,67 @@ pub struct SimulateArgs {
     /// Silence of the gateway after which every packet asks for an acknowledgement. Default: 5m
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub ack_after: Option<Duration>,
+    /// Time from one packet of a device to its next. Default: 10s
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = LOAD)]
+    pub cadence: Option<Duration>,
+    /// How much each of these times may differ from the cadence. Default: 10
+    #[arg(long, value_name = "PERCENT", value_parser = percent, help_heading = LOAD)]
+    pub jitter: Option<f64>,
+    /// Packets a second of all devices together, one after the other, whatever the gateway does. Default: none, the cadence decides
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_RATE)))]
+    #[arg(conflicts_with_all = ["cadence", "jitter"], help_heading = LOAD)]
+    pub rate: Option<u32>,
+    /// Packets after which to stop; answers to the gateway come on top. Default: no limit
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = LOAD)]
+    pub packets: Option<u64>,
     /// How long to run. Default: until interrupted
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = LOAD)]
     pub duration: Option<Duration>,
-    /// Write the gateway's configuration of these devices to a new file, and do nothing else. Default: none
+    /// Sockets to send from, and so ports the gateway sees; with more devices than that, several share one. Default: 512
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60_000), help_heading = LOAD)]
+    pub sockets: Option<u32>,
+    /// Threads that send, 1 to 1024. Default: one for each core
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024), help_heading = LOAD)]
+    pub workers: Option<u16>,
+    /// Packets that come from a new port, because the NAT forgot the old one. Default: 1
+    #[arg(long, value_name = "PERCENT", value_parser = percent, help_heading = TROUBLE)]
+    pub rebind: Option<f64>,
+    /// Silence of a device after which the NAT forgets its port, so that it hears nothing until it speaks, from a new one. Default: never
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = TROUBLE)]
+    pub nat_timeout: Option<Duration>,
+    /// Datagrams lost on the way to the gateway. Default: 0
+    #[arg(long, value_name = "PERCENT", value_parser = percent, help_heading = TROUBLE)]
+    pub loss: Option<f64>,
+    /// Datagrams lost on the way to a device. Default: 0
+    #[arg(long, value_name = "PERCENT", value_parser = percent, help_heading = TROUBLE)]
+    pub downlink_loss: Option<f64>,
+    /// Datagrams that reach the gateway twice. Default: 0
+    #[arg(long, value_name = "PERCENT", value_parser = percent, help_heading = TROUBLE)]
+    pub duplicate: Option<f64>,
+    /// Datagrams held back on the way to the gateway, so that later ones can overtake them. Default: 0
+    #[arg(long, value_name = "PERCENT", value_parser = percent, help_heading = TROUBLE)]
+    pub reorder: Option<f64>,
+    /// The longest that one is held back. Default: twice the time from one packet of a device to its next
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = TROUBLE)]
+    pub delay: Option<Duration>,
+    /// Compare what was sent with what the gateway counted, which has its API here; it should serve no other devices. Default: none
+    #[arg(long, value_name = "URL", help_heading = COMPARISON)]
+    pub gateway_api: Option<String>,
+    /// A key of that API, the file the gateway reads. Default: none, for an open API
+    #[arg(long, value_name = "FILE", requires = "gateway_api", help_heading = COMPARISON)]
+    pub api_key_file: Option<PathBuf>,
+    /// End with exit code 1 unless the gateway counted everything that reached it
+    #[arg(long, requires = "gateway_api", help_heading = COMPARISON)]
+    pub expect_all: bool,
+    /// Write the gateway's configuration of these devices to a new file, and end. Default: none
     #[arg(long, value_name = "FILE", requires = "cloud_public_key")]
     pub write_config: Option<PathBuf>,
 }
+
+/// Headings of the help.
+const LOAD: &str = "Load";
+const TROUBLE: &str = "Trouble on the way";
+const COMPARISON: &str = "Comparison with the gateway";
 
 /// 32 bytes of an X25519 public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,12 +148,19 @@ impl SimulateArgs {
             device_level: self.device_level.unwrap_or(device_level),
             ack_share: self.ack.unwrap_or(default.ack_share),
             ack_after: self.ack_after.unwrap_or(default.ack_after),
+            sockets: self.sockets.map_or(default.sockets, |sockets| sockets as usize),
+            jitter: self.jitter.unwrap_or(default.jitter),
+            rate: self.rate,
+            packets: self.packets,
+            loss: self.loss.unwrap_or(default.loss),
+            downlink_loss: self.downlink_loss.unwrap_or(default.downlink_loss),
+            duplicate: self.duplicate.unwrap_or(default.duplicate),
+            reorder: self.reorder.unwrap_or(default.reorder),
+            delay: self.delay,
+            nat_timeout: self.nat_timeout,
             duration: self.duration,
-            sockets: default.sockets,
-            jitter: default.jitter,
             ack_limit: default.ack_limit,
             announce_every: default.announce_every,
-            ..default
         };
         config.check()?;
         Ok(config)
@@ -223,6 +281,19 @@ mod tests {
     }
 
     #[test]
+    fn load_and_trouble_have_their_flags() {
+        let load = ["--rate", "5000", "--packets", "9", "--sockets", "3", "--seed", "0"];
+        let trouble = ["--loss", "1", "--downlink-loss", "2", "--duplicate", "3", "--reorder", "4", "--delay", "5s"];
+        let config = parse(&[&load[..], &trouble, &["--nat-timeout", "30s"]].concat()).unwrap().config(None).unwrap();
+        assert_eq!((config.rate, config.packets, config.sockets), (Some(5000), Some(9), 3));
+        assert_eq!([config.loss, config.downlink_loss, config.duplicate, config.reorder], [0.01, 0.02, 0.03, 0.04]);
+        let [delay, nat_timeout] = [5, 30].map(|seconds| Some(Duration::from_secs(seconds)));
+        assert_eq!((config.delay, config.nat_timeout), (delay, nat_timeout));
+        let jitter = parse(&["--cadence", "1s", "--jitter", "25"]).unwrap().config(None).unwrap().jitter;
+        assert_eq!(jitter, 0.25);
+    }
+
+    #[test]
     fn what_cannot_be_meant_is_refused() {
         for flags in [
             &["--devices", "0"][..],
@@ -236,6 +307,15 @@ mod tests {
             &["--network", "000a17"],
             &["--network-key-file", "key"],
             &["--device-level", "10"],
+            &["--rate", "0"],
+            &["--rate", "1000", "--cadence", "1s"],
+            &["--rate", "1000", "--jitter", "1"],
+            &["--packets", "0"],
+            &["--sockets", "0"],
+            &["--workers", "0"],
+            &["--loss", "101"],
+            &["--api-key-file", "file"],
+            &["--expect-all"],
             &["--write-config", "file"],
             &["--cloud-public-key", "AAAA"],
         ] {

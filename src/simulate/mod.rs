@@ -2,10 +2,11 @@
 //!
 //! [`device`] is one device, pure; [`identity`] is who it is. `fleet` deals devices out to links; a `link` gives them ports
 //! and time, as its `schedule` says, over a `network` that may lose and copy what they send. `expect` reckons what a gateway
-//! should make of it, compare asks what it made. For the `simulate` command, for `demo`, and for tests. Devices know
+//! should make of it, [`compare`] asks what it made. For the `simulate` command, for `demo`, and for tests. Devices know
 //! nothing of the gateway: they meet it as firmware does.
 
 pub mod args;
+pub mod compare;
 
 pub mod device;
 mod expect;

@@ -3,31 +3,44 @@
 use std::convert::Infallible;
 use std::io::IsTerminal as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, interval};
 
-use super::stats::{Count, Stats};
+use super::stats::{Count, LATE, Stats};
+use crate::client::Client;
 
 /// Time between two looks at the counters on a terminal.
 const TERMINAL_EVERY: Duration = Duration::from_millis(250);
 /// Time between two lines elsewhere.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+/// Time between two looks at the counters of the gateway.
+const GATEWAY_EVERY: Duration = Duration::from_secs(1);
 
-/// Reports on standard error until dropped: a line that changes on a terminal, a new line every 10 s elsewhere.
-pub async fn report(stats: Arc<Stats>) -> Infallible {
+/// Reports on standard error until dropped: a line that changes on a terminal, a new line every 10 s elsewhere. With
+/// `gateway` it says how many packets a second that accepts.
+pub async fn report(stats: Arc<Stats>, gateway: Option<Client>) -> Infallible {
+    let accepting = Accepting::default();
+    tokio::select! {
+        never = show(&stats, &accepting) => match never {},
+        never = accepting.follow(gateway) => match never {},
+    }
+}
+
+async fn show(stats: &Stats, accepting: &Accepting) -> Infallible {
     if std::io::stderr().is_terminal() {
         let style = ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}");
         let bar = ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
         let bar = ClearedOnDrop(bar);
-        watch(&stats, TERMINAL_EVERY, |line| {
+        watch(stats, accepting, TERMINAL_EVERY, |line| {
             bar.0.set_message(line);
             bar.0.tick();
         })
         .await
     } else {
-        watch(&stats, LINE_EVERY, |line| eprintln!("{line}")).await
+        watch(stats, accepting, LINE_EVERY, |line| eprintln!("{line}")).await
     }
 }
 
@@ -40,32 +53,72 @@ impl Drop for ClearedOnDrop {
     }
 }
 
-async fn watch(stats: &Stats, every: Duration, show: impl Fn(String)) -> Infallible {
-    let mut ticks = interval(every);
-    ticks.tick().await;
-    let (mut last_sent, mut last_at) = (stats.sent(), Instant::now());
-    loop {
-        let now = ticks.tick().await;
-        let sent = stats.sent();
-        let seconds = (now - last_at).as_secs_f64();
-        show(line(stats, (sent - last_sent) as f64 / seconds.max(0.001)));
-        (last_sent, last_at) = (sent, now);
+/// Packets a second that the gateway accepts, plus 1; 0 if it does not say.
+#[derive(Debug, Default)]
+struct Accepting(AtomicU64);
+
+impl Accepting {
+    async fn follow(&self, gateway: Option<Client>) -> Infallible {
+        let Some(gateway) = gateway else { return std::future::pending().await };
+        let (mut ticks, mut last) = (interval(GATEWAY_EVERY), None);
+        loop {
+            ticks.tick().await;
+            let status = gateway.status().await.ok();
+            let now = status.and_then(|status| Some((*status.datagrams.get("accepted")?, Instant::now())));
+            self.0.store(now.zip(last).map_or(0, |(now, last)| 1 + per_second(now, last)), Ordering::Relaxed);
+            last = now;
+        }
+    }
+
+    fn get(&self) -> Option<u64> {
+        self.0.load(Ordering::Relaxed).checked_sub(1)
     }
 }
 
-fn line(stats: &Stats, rate: f64) -> String {
+fn per_second((now, at): (u64, Instant), (before, since): (u64, Instant)) -> u64 {
+    let seconds = (at - since).as_secs_f64().max(0.001);
+    (now.saturating_sub(before) as f64 / seconds).round() as u64
+}
+
+async fn watch(stats: &Stats, accepting: &Accepting, every: Duration, show: impl Fn(String)) -> Infallible {
+    let mut ticks = interval(every);
+    let now = ticks.tick().await;
+    let mut last = [(stats.sent(), now), (stats.get(Count::Acks), now)];
+    loop {
+        let now = ticks.tick().await;
+        let counts = [(stats.sent(), now), (stats.get(Count::Acks), now)];
+        let [sent, acks] = [0, 1].map(|of| per_second(counts[of], last[of]));
+        show(line(stats, sent, acks, accepting.get()));
+        last = counts;
+    }
+}
+
+fn line(stats: &Stats, sent_rate: u64, ack_rate: u64, accepted_rate: Option<u64>) -> String {
     let count = |count| stats.get(count);
-    format!(
-        "{} devices, {} sent, {rate:.0}/s, {} of {} acknowledgements, {} echoes, {} missed asleep, {} rebinds, {} unreachable",
+    let mut line = format!(
+        "{} devices, {} sent, {sent_rate}/s, {} of {} acknowledgements, {ack_rate}/s, {} echoes, {} missed asleep, \
+         {} rebinds, {} unreachable",
         count(Count::Booted),
         stats.sent(),
         count(Count::Acks),
         count(Count::AcksAsked),
         count(Count::EchoAnswers),
         count(Count::Missed),
-        count(Count::Rebinds) + count(Count::Reopened),
+        count(Count::Rebinds) + count(Count::NatExpired) + count(Count::Reopened),
         count(Count::Unreachable),
-    )
+    );
+    let lost = count(Count::Lost);
+    if lost > 0 {
+        line += &format!(", {lost} lost on the way");
+    }
+    if let Some(rate) = accepted_rate {
+        line += &format!(", gateway accepts {rate}/s");
+    }
+    let behind = stats.behind();
+    if behind > LATE {
+        line += &format!(", {behind:.1?} behind schedule");
+    }
+    line
 }
 
 #[cfg(test)]
@@ -76,13 +129,17 @@ mod tests {
     async fn each_line_shows_the_rate_since_the_line_before() {
         let stats = Stats::default();
         let (lines, mut shown) = tokio::sync::mpsc::unbounded_channel();
-        let watching = watch(&stats, LINE_EVERY, |line| lines.send(line).unwrap());
+        let accepting = Accepting::default();
+        let watching = watch(&stats, &accepting, LINE_EVERY, |line| lines.send(line).unwrap());
         let reading = async {
             tokio::task::yield_now().await;
             (0..50).for_each(|_| stats.add(Count::Telemetry));
             stats.add(Count::AcksAsked);
             let first = shown.recv().await.unwrap();
             (0..20).for_each(|_| stats.add(Count::Telemetry));
+            stats.acknowledged(Duration::from_millis(1));
+            stats.sent_at(Duration::ZERO, Duration::from_millis(2500));
+            accepting.0.store(3, Ordering::Relaxed);
             (first, shown.recv().await.unwrap())
         };
         let (first, second) = tokio::select! {
@@ -91,6 +148,8 @@ mod tests {
             lines = reading => lines,
         };
         assert!(first.starts_with("0 devices, 50 sent, 5/s, 0 of 1 acknowledgements"), "{first}");
-        assert!(second.starts_with("0 devices, 70 sent, 2/s"), "{second}");
+        assert!(!first.contains("gateway accepts") && !first.contains("behind"), "{first}");
+        assert!(second.starts_with("0 devices, 70 sent, 2/s, 1 of 1 acknowledgements, 0/s"), "{second}");
+        assert!(second.ends_with(", gateway accepts 2/s, 2.5s behind schedule"), "{second}");
     }
 }

@@ -1,0 +1,61 @@
+//! The `simulate` command: a fleet, and what the gateway counted of it.
+
+use std::sync::Arc;
+
+use super::{Failure, interrupted, runtime_of, start_logging, warn};
+use crate::client::Client;
+use crate::clock::Clock;
+use crate::config::{self, ApiKey};
+use crate::simulate::args::{self, SimulateArgs};
+use crate::simulate::compare::Watched;
+use crate::simulate::{self, Config, Stats};
+
+pub(super) fn run(arguments: &SimulateArgs) -> Result<(), Failure> {
+    start_logging("warn");
+    let mut warnings = Vec::new();
+    let key_file = arguments.network_key_file.as_deref();
+    let network_key = key_file.map(|path| config::key_file(path, "--network-key-file", &mut warnings)).transpose();
+    let config = arguments.config(network_key.map_err(Failure::configuration)?)?;
+    let gateway = gateway_of(arguments, &mut warnings)?;
+    warn(&warnings);
+    if let Some(path) = &arguments.write_config {
+        return Ok(args::write_gateway_config(path, &config, key_file)?);
+    }
+    let workers = arguments.workers.map(usize::from);
+    runtime_of(workers)?.block_on(beside(gateway, config, arguments.expect_all))
+}
+
+/// A client of the gateway to compare with, if there is one.
+fn gateway_of(arguments: &SimulateArgs, warnings: &mut Vec<String>) -> Result<Option<Client>, Failure> {
+    let key_file = arguments.api_key_file.as_deref();
+    let key = key_file.map(|path| config::client_key(path, "--api-key-file", warnings)).transpose();
+    let key = key.map_err(Failure::configuration)?;
+    let address = arguments.gateway_api.as_deref();
+    let client = address.map(|address| Client::new(address, key.as_ref().map(ApiKey::text))).transpose();
+    client.map_err(Failure::configuration)
+}
+
+/// Runs a fleet, says what it did, and compares that with what the gateway counted meanwhile.
+async fn beside(gateway: Option<Client>, config: Config, expect_all: bool) -> Result<(), Failure> {
+    let watched = match gateway.clone() {
+        Some(gateway) => Some(Watched::start(gateway).await.map_err(Failure::running)?),
+        None => None,
+    };
+    let interrupted = interrupted()?;
+    let stop = async {
+        interrupted.await;
+    };
+    let stats = Arc::new(Stats::default());
+    let summary = tokio::select! {
+        summary = simulate::run(config, Clock::default(), stats.clone(), stop) => summary?,
+        never = simulate::report(stats.clone(), gateway) => match never {},
+    };
+    println!("{summary}");
+    let Some(watched) = watched else { return Ok(()) };
+    let comparison = watched.compare(&summary).await.map_err(Failure::running)?;
+    println!("{comparison}");
+    match comparison.unexplained() {
+        Some(difference) if expect_all => Err(Failure::Running(difference)),
+        _ => Ok(()),
+    }
+}
