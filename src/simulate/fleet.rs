@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::device::{Device, Reception, Settings};
 use super::keys::{CloudKey, NetworkKeys};
 use super::link::Link;
-use super::port::Port;
+use super::ports::{self, Ports};
 use super::schedule::Deal;
 use super::{Config, Count, SimulateError, Stats, Summary, chance, identity};
 use crate::clock::Clock;
@@ -127,12 +127,12 @@ fn open_links(world: &Arc<World>) -> Result<Vec<Link>, SimulateError> {
     let mut opened = 0;
     let mut open = || {
         opened += 1;
-        Port::open(gateway).map_err(|source| SimulateError::Socket { number: opened, total, gateway, source })
+        ports::open(gateway).map_err(|source| SimulateError::Socket { number: opened, total, gateway, source })
     };
     (0..links)
         .map(|link| {
-            let ports = (link..total).step_by(links).map(|_| open()).collect::<Result<_, _>>()?;
-            Ok(Link::new(Arc::clone(world), Deal::new(link as u32, links as u32, devices), ports))
+            let sockets = (link..total).step_by(links).map(|_| open()).collect::<Result<_, _>>()?;
+            Ok(Link::new(Arc::clone(world), Deal::new(link as u32, links as u32, devices), Ports::new(sockets)))
         })
         .collect()
 }

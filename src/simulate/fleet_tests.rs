@@ -316,6 +316,7 @@ async fn the_same_seed_makes_the_same_losses_copies_questions_and_order_of_each_
         decisions
     };
     let reordered = decisions(troubled(1, 0.5)).await;
+    assert_eq!(reordered, decisions(troubled(1, 0.5)).await);
     assert_ne!(first, reordered);
     assert_eq!(first, sorted(reordered), "holding back changes nothing else");
 }

@@ -14,7 +14,7 @@ use super::expect::{Expectation, Leaving};
 use super::fleet::World;
 use super::identity;
 use super::network::Fate;
-use super::port::{Port, arrival};
+use super::ports::Ports;
 use super::schedule::{Deal, Due, Schedule};
 use super::{Count, Stats, chance};
 use crate::table::rules::TimeClass;
@@ -36,7 +36,9 @@ pub(super) struct Link {
     world: Arc<World>,
     deal: Deal,
     schedule: Schedule,
-    ports: Vec<Port<Sent>>,
+    ports: Ports<Sent>,
+    /// Which device hears a datagram at a port that names none: the last to have sent from there, as a NAT would have it.
+    last_senders: Vec<usize>,
     /// Those that have booted, in the order of their places.
     members: Vec<Member>,
     held: Held,
@@ -80,10 +82,20 @@ struct After {
 
 impl Link {
     /// The devices `deal`, none of which has booted. At least one port, and at most 255.
-    pub(super) fn new(world: Arc<World>, deal: Deal, ports: Vec<Port<Sent>>) -> Self {
+    pub(super) fn new(world: Arc<World>, deal: Deal, ports: Ports<Sent>) -> Self {
         let schedule = Schedule::new(&world.config, deal);
         let seed = u64::from(world.config.seed) << 32 | u64::from(deal.index(0));
-        Self { deal, schedule, ports, members: Vec::new(), held: Held::default(), random: chance(!seed), world }
+        Self {
+            deal,
+            schedule,
+            last_senders: vec![0; ports.len()],
+            ports,
+            // Pages that no device has booted into yet are not resident.
+            members: Vec::with_capacity(deal.len()),
+            held: Held::default(),
+            random: chance(!seed),
+            world,
+        }
     }
 
     /// Wakes devices and hands datagrams to them, until all packets are made and answered, or `stop` says so.
@@ -103,10 +115,10 @@ impl Link {
                     Some(_) => self.serve_due().await,
                     None => break,
                 },
-                (port, received) = arrival(&self.ports, &mut buffer) => self.receive(port, received, &mut buffer).await,
+                (port, received) = self.ports.arrival(&mut buffer) => self.receive(port, received, &mut buffer).await,
             }
         }
-        self.release(Duration::MAX);
+        while self.release(Duration::MAX) {}
         self.flush().await;
     }
 
@@ -116,10 +128,14 @@ impl Link {
         held.into_iter().chain(wake).min()
     }
 
+    /// Does what is due in the order in which it is, so that a machine that is late changes nothing of what happens.
     async fn serve_due(&mut self) {
-        self.release(self.world.start.elapsed());
         for _ in 0..WAKES_AT_ONCE {
             let now = self.world.start.elapsed();
+            let wake = self.schedule.next().map(|due| due.time);
+            if self.release(now.min(wake.unwrap_or(now))) {
+                continue;
+            }
             let Some(due) = self.schedule.take(now) else { break };
             self.wake(due, now);
         }
@@ -133,12 +149,13 @@ impl Link {
         // They boot in the order of their places.
         if at == self.members.len() {
             let (device, expectation) = (self.world.boot(self.deal.index(at), uptime), Expectation::default());
-            self.members.push(Member { device, expectation, port: (at % self.ports.len()) as u8 });
+            // Neighbours share a port: they are due one after the other, and so leave together.
+            let port = (at * self.ports.len() / self.deal.len()) as u8;
+            self.members.push(Member { device, expectation, port });
         }
         let device = &mut self.members[at].device;
         let forgotten = is_forgotten(device, uptime, self.world.config.nat_timeout);
         let wake = device.on_timer(uptime);
-        // From when it was due, so that a machine that is late changes nothing of what happens.
         self.schedule.again(at, time + device.next_send_at().saturating_sub(uptime));
         match wake {
             Wake::Send(mut uplink) => {
@@ -149,7 +166,7 @@ impl Link {
                     self.change_port(at, Count::Rebinds);
                 }
                 self.world.stats.sent_at(time, now);
-                self.send(at, uplink, fate, now);
+                self.send(at, uplink, fate, time);
             }
             Wake::Reopen => self.change_port(at, Count::Reopened),
         }
@@ -166,7 +183,7 @@ impl Link {
         if self.ports.len() > 1 {
             let port = &mut self.members[at].port;
             *port = ((usize::from(*port) + 1) % self.ports.len()) as u8;
-        } else if let Err(error) = self.ports[0].reopen(self.world.config.gateway) {
+        } else if let Err(error) = self.ports.reopen(0, self.world.config.gateway) {
             return tracing::warn!(%error, "no new socket for a simulated device, it keeps the old one");
         }
         self.world.stats.add(reason);
@@ -208,19 +225,20 @@ impl Link {
         }
     }
 
-    /// Lets go of what was held back until `now`.
-    fn release(&mut self, now: Duration) {
-        while let Some(first) = self.held.waiting.first_entry().filter(|first| first.key().0 <= now) {
-            let (sent, bytes, after) = first.remove();
-            self.leave(sent, bytes, after, now);
-        }
+    /// Lets go of the first that was held back until `now`, if there is one.
+    fn release(&mut self, now: Duration) -> bool {
+        let first = self.held.waiting.first_entry().filter(|first| first.key().0 <= now);
+        let Some(first) = first else { return false };
+        let ((due, _), (sent, bytes, after)) = first.remove_entry();
+        self.leave(sent, bytes, after, due);
+        true
     }
 
     /// Hands a datagram to its port. A copy of it comes behind it, so that it is the copy for the gateway, too.
     fn leave(&mut self, sent: Sent, bytes: Vec<u8>, after: After, now: Duration) {
-        let port = &mut self.ports[usize::from(sent.port)];
-        port.push(&bytes, sent);
-        port.last_sender = sent.at as usize;
+        let port = usize::from(sent.port);
+        self.ports.push(port, &bytes, sent);
+        self.last_senders[port] = sent.at as usize;
         if after.copied {
             self.world.stats.add(Count::Copies);
             let once = After { copied: false, copy_held: None };
@@ -232,14 +250,12 @@ impl Link {
     async fn flush(&mut self) {
         let Self { ports, members, world, .. } = self;
         let now = world.clock.now().gps();
-        for port in ports {
-            port.flush(|sent, taken| {
-                let expectation = &mut members[sent.at as usize].expectation;
-                let expected = taken.then(|| expectation.of(&sent.leaving(now)));
-                world.stats.add(expected.unwrap_or(Count::SendFailures));
-            })
-            .await;
-        }
+        let left = |sent: &Sent, taken: bool| {
+            let expectation = &mut members[sent.at as usize].expectation;
+            let expected = taken.then(|| expectation.of(&sent.leaving(now)));
+            world.stats.add(expected.unwrap_or(Count::SendFailures));
+        };
+        ports.flush(left).await;
     }
 
     async fn receive(&mut self, port: usize, received: io::Result<usize>, buffer: &mut [u8]) {
@@ -253,7 +269,7 @@ impl Link {
     /// A datagram has arrived at a port of the NAT.
     fn hear(&mut self, port: usize, datagram: &mut [u8]) {
         let now = self.world.start.elapsed();
-        let at = self.addressee(datagram).unwrap_or(self.ports[port].last_sender);
+        let at = self.addressee(datagram).unwrap_or(self.last_senders[port]);
         let Some(member) = self.members.get_mut(at) else { return };
         let uptime = now.saturating_sub(self.schedule.boot_at(at));
         let (config, stats) = (&self.world.config, &self.world.stats);

@@ -15,7 +15,7 @@ pub mod identity;
 pub mod keys;
 mod link;
 mod network;
-mod port;
+mod ports;
 mod progress;
 mod schedule;
 pub mod stats;
