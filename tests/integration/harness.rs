@@ -18,6 +18,7 @@ use lastroute::auth::{open_with, seal_with};
 use lastroute::clock::Clock;
 use lastroute::config::{Config, Flags};
 use lastroute::id::{DeviceId, KeyId};
+use lastroute::metrics::Tally;
 use lastroute::wire::frame::{Flags as FrameFlags, Frame, Header, Layout, PacketType};
 use serde_json::Value;
 use tokio::net::UdpSocket;
@@ -57,6 +58,11 @@ impl Gateway {
         let flags = Flags { config, clock_offset: offset, ..Flags::default() };
         let app = App::start(Config::load(&flags, []).unwrap()).unwrap();
         Self { udp: app.udp().to_vec(), http: app.http(), app: Some(app), _data: data }
+    }
+
+    /// What its ingest threads have counted.
+    pub(crate) fn counted(&self) -> Tally {
+        self.app.as_ref().unwrap().counted()
     }
 
     /// Stops it, as SIGTERM does.

@@ -257,6 +257,43 @@ fn the_simulated_devices_of_a_written_configuration_are_heard_at_device_level() 
 }
 
 #[test]
+fn a_fleet_says_whether_the_gateway_counted_what_reached_it_and_ends_with_1_if_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let [network_key, api_keys, config] = ["network.key", "api.keys", "lastroute.toml"].map(path);
+    write_secret(Path::new(&network_key), &STANDARD.encode([0x42; 32]));
+    write_secret(Path::new(&api_keys), "ik_0123456789abcdef");
+    std::fs::write(&config, "[[network]]\nid = \"000000\"\n").unwrap();
+    let flags = ["--config", &config, "--api-key-file", &api_keys];
+    let mut gateway = Served::start(&directory.path().join("data"), &flags);
+    let log = gateway.until_ready();
+    let receiving = log.iter().find(|line| line["message"] == "receiving").unwrap();
+    let udp = receiving["listen"].as_str().unwrap();
+    let api = format!("http://{}", log.last().unwrap()["http"].as_str().unwrap());
+
+    let load = ["simulate", "--gateway", udp, "--devices", "20", "--rate", "600", "--packets", "120", "--workers", "1"];
+    let trouble = ["--loss", "20", "--duplicate", "20", "--reorder", "20", "--gateway-api", &api, "--expect-all"];
+    let fleet = [&load[..], &trouble].concat();
+    let failed = |command: &mut Command| {
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (summary, error) = failed(&mut lastroute(&fleet));
+    assert!(summary.is_empty() && error.contains("asks for an API key; give one with --api-key-file"), "{error}");
+
+    let with_key = [&fleet[..], &["--api-key-file", &api_keys]].concat();
+    let summary = succeeded(&lastroute(&with_key).output().unwrap());
+    assert!(summary.starts_with("120 datagrams sent in "), "{summary}");
+    assert!(summary.contains(&format!("\ncompared with the gateway at {api}")), "{summary}");
+
+    let other_network = ["--seed", "2", "--network", "000a17", "--network-key-file", &network_key];
+    let (summary, error) = failed(lastroute(&with_key).args(other_network));
+    assert!(summary.lines().any(|line| line.trim_start().starts_with("unknown_network ")), "{summary}");
+    assert!(error.contains("did not count what was sent") && error.contains("does not know the network"), "{error}");
+}
+
+#[test]
 fn a_key_file_that_others_may_read_is_warned_of_by_the_simulator_too() {
     let directory = tempfile::tempdir().unwrap();
     let key_file = directory.path().join("network.key");
