@@ -118,12 +118,25 @@ impl World {
     }
 }
 
-/// Opens all sockets, and deals them and the devices out: each device has a link for itself where there are as many
-/// sockets; else links of several sockets carry several devices, as a NAT with several addresses does.
+/// How many links share so many sockets and devices. Each device has a link and a socket for itself where there are as many
+/// sockets; else links of several sockets carry several devices, so that a NAT can give one of them another port.
+const fn links(sockets: usize, devices: usize) -> usize {
+    if sockets == devices {
+        return devices;
+    }
+    let ports = match sockets / LINKS {
+        0..2 => 2,
+        many if many > PORTS => PORTS,
+        ports => ports,
+    };
+    if sockets < ports { 1 } else { sockets / ports }
+}
+
+/// Opens all sockets, and deals them and the devices out to links.
 fn open_links(world: &Arc<World>) -> Result<Vec<Link>, SimulateError> {
     let (devices, gateway) = (world.config.devices, world.config.gateway);
     let total = world.config.sockets.min(devices as usize);
-    let links = if total == devices as usize { total } else { total / (total / LINKS).clamp(2, PORTS).min(total) };
+    let links = links(total, devices as usize);
     let mut opened = 0;
     let mut open = || {
         opened += 1;

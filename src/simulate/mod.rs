@@ -38,7 +38,7 @@ pub use stats::{Count, RoundTrip, Stats, Summary};
 /// Most devices of one fleet: the most it was tried with.
 pub const MAX_DEVICES: u32 = 1_000_000;
 
-/// Most datagrams a second: more than a machine sends.
+/// Most packets a second: more than a machine sends.
 pub const MAX_RATE: u32 = 10_000_000;
 
 /// The longest a time of a fleet may be, far below what no longer adds up: a year.
@@ -64,8 +64,8 @@ pub struct Config {
     /// The public key in their firmware. Default: that of stock firmware, so that a gateway without its private half
     /// reads network-level packets only.
     pub cloud_public: [u8; 32],
-    /// Sockets at most, at least 1; with more devices than that, several share one, as behind one address of a NAT.
-    /// Default [`DEFAULT_SOCKETS`].
+    /// Sockets at most, at least 1; with more devices than that, several share one, as behind a NAT that gives one port to
+    /// several. Default [`DEFAULT_SOCKETS`].
     pub sockets: usize,
     /// Time from one telemetry packet of a device to its next, at least 1 ms. Default 10 s.
     pub cadence: Duration,
@@ -76,7 +76,8 @@ pub struct Config {
     /// How long a sleeping device listens after each packet. Default 2 s, which is what firmware waits for an
     /// acknowledgement. Zero: its packets are single transmissions.
     pub window: Duration,
-    /// Probability that the NAT has given a socket a new port since a device last sent. Default 0.01.
+    /// Probability that the NAT has given a device another port since it last sent. Where devices share sockets it is that of
+    /// another one of them, and only where there is a single socket does it move all. Default 0.01.
     pub rebind: f64,
     /// Share of devices whose clock did not survive the reboot: they have no time until the first downlink. Default 0.5.
     pub no_time: f64,
@@ -90,7 +91,7 @@ pub struct Config {
     pub ack_limit: u32,
     /// Time from one announce of a device to its next. Default 1 h.
     pub announce_every: Duration,
-    /// Datagrams a second of the whole fleet, 1 to [`MAX_RATE`], whatever the gateway does: device after device, in place
+    /// Packets a second of the whole fleet, 1 to [`MAX_RATE`], whatever the gateway does: device after device, in place
     /// of cadence and jitter. Default: none.
     pub rate: Option<u32>,
     /// Ends the fleet when devices have made so many packets by themselves, at least 1; answers to the gateway come on top.
@@ -206,7 +207,26 @@ impl Config {
         if self.cadence < Duration::from_millis(1) {
             return refuse(format!("a cadence of {:?}: at least 1 ms is needed", self.cadence));
         }
-        for (name, time) in [
+        if let Some(rate) = self.rate.filter(|rate| !(1..=MAX_RATE).contains(rate)) {
+            return refuse(format!("{rate} packets a second: between 1 and {MAX_RATE} can be sent"));
+        }
+        if self.packets == Some(0) {
+            return refuse("0 packets: at least 1 is needed".to_owned());
+        }
+        if self.ack_limit == 0 {
+            return refuse("an acknowledgement limit of 0: at least 1 is needed".to_owned());
+        }
+        if let Some((name, time)) = self.times().into_iter().find(|(_, time)| *time > LONGEST_TIME) {
+            return refuse(format!("{name} is {time:?}: at most {LONGEST_TIME:?}, 366 days, can be simulated"));
+        }
+        if let Some((name, share)) = self.shares().into_iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
+            return refuse(format!("{name} is {share}: a share lies between 0 and 1"));
+        }
+        Ok(())
+    }
+
+    fn times(&self) -> [(&'static str, Duration); 7] {
+        [
             ("cadence", self.cadence),
             ("window", self.window),
             ("ack-after", self.ack_after),
@@ -214,40 +234,22 @@ impl Config {
             ("delay", self.delay.unwrap_or_default()),
             ("nat-timeout", self.nat_timeout.unwrap_or_default()),
             ("duration", self.duration.unwrap_or_default()),
-        ] {
-            if time > LONGEST_TIME {
-                return refuse(format!("{name} is {time:?}: at most {LONGEST_TIME:?}, 366 days, can be simulated"));
-            }
-        }
-        if self.ack_limit == 0 {
-            return refuse("an acknowledgement limit of 0: at least 1 is needed".to_owned());
-        }
-        if self.rate.is_some_and(|rate| !(1..=MAX_RATE).contains(&rate)) {
-            return refuse(format!(
-                "{} datagrams a second: between 1 and {MAX_RATE} can be sent",
-                self.rate.unwrap_or(0)
-            ));
-        }
-        if self.packets == Some(0) {
-            return refuse("0 packets: at least 1 is needed".to_owned());
-        }
-        for (name, share) in [
-            ("loss", self.loss),
-            ("downlink-loss", self.downlink_loss),
-            ("duplicate", self.duplicate),
-            ("reorder", self.reorder),
+        ]
+    }
+
+    const fn shares(&self) -> [(&'static str, f64); 10] {
+        [
             ("jitter", self.jitter),
             ("sleeping", self.sleeping),
             ("rebind", self.rebind),
             ("no-time", self.no_time),
             ("device-level", self.device_level),
             ("ack-share", self.ack_share),
-        ] {
-            if !(0.0..=1.0).contains(&share) {
-                return refuse(format!("{name} is {share}: a share lies between 0 and 1"));
-            }
-        }
-        Ok(())
+            ("loss", self.loss),
+            ("downlink-loss", self.downlink_loss),
+            ("duplicate", self.duplicate),
+            ("reorder", self.reorder),
+        ]
     }
 
     /// The longest a datagram is held back.

@@ -25,7 +25,7 @@ pub async fn report(stats: Arc<Stats>, gateway: Option<Client>) -> Infallible {
     let accepting = Accepting::default();
     tokio::select! {
         never = show(&stats, &accepting) => match never {},
-        never = accepting.follow(gateway) => match never {},
+        never = accepting.follow(gateway, GATEWAY_EVERY) => match never {},
     }
 }
 
@@ -58,9 +58,9 @@ impl Drop for ClearedOnDrop {
 struct Accepting(AtomicU64);
 
 impl Accepting {
-    async fn follow(&self, gateway: Option<Client>) -> Infallible {
+    async fn follow(&self, gateway: Option<Client>, every: Duration) -> Infallible {
         let Some(gateway) = gateway else { return std::future::pending().await };
-        let (mut ticks, mut last) = (interval(GATEWAY_EVERY), None);
+        let (mut ticks, mut last) = (interval(every), None);
         loop {
             ticks.tick().await;
             let status = gateway.status().await.ok();
@@ -123,6 +123,9 @@ fn line(stats: &Stats, sent_rate: u64, ack_rate: u64, accepted_rate: Option<u64>
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -152,4 +155,38 @@ mod tests {
         assert!(second.starts_with("0 devices, 70 sent, 2/s, 1 of 1 acknowledgements, 0/s"), "{second}");
         assert!(second.ends_with(", gateway accepts 2/s, 2.5s behind schedule"), "{second}");
     }
+
+    #[tokio::test]
+    async fn what_the_gateway_accepts_is_followed_and_forgotten_when_it_is_gone() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Client::new(&format!("http://{}", listener.local_addr().unwrap()), None).unwrap();
+        let accepting = Accepting::default();
+        let serving = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut accepted = 0;
+            while accepting.get().is_none_or(|rate| rate == 0) {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                accepted += 1000;
+                let body = STATUS.replace("ACCEPTED", &accepted.to_string());
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+            drop((stream, listener));
+            while accepting.get().is_some() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            never = accepting.follow(Some(client), Duration::from_millis(1)) => match never {},
+            () = serving => {}
+        }
+    }
+
+    const STATUS: &str = r#"{"version":"1","startedAt":"2026-11-25T00:00:00Z","now":"2026-11-25T00:00:00Z",
+        "datagrams":{"accepted":ACCEPTED},"entries":{},"kernelDrops":0,"routeMoves":0,"acksSent":0,"acksFailed":0,
+        "devices":{"total":0,"unregistered":0,"heard":{"countedAt":"2026-11-25T00:00:00Z","within5m":0,"within1h":0,
+        "within24h":0}},"waiters":{"now":0,"woken":0},"connections":0,"latestMoves":[]}"#;
 }

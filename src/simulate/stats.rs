@@ -7,6 +7,9 @@ use std::time::Duration;
 /// A datagram that leaves this much after it was due is late.
 pub const LATE: Duration = Duration::from_millis(100);
 
+/// The share of a rate that has to be reached. What is late for a moment only makes up for it.
+const KEPT_UP: f64 = 0.99;
+
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
@@ -120,7 +123,7 @@ impl Count {
             Self::UnknownKeys => "downlinks with an unknown key id",
             Self::Unsupported => "downlinks of other types",
             Self::LostDownlinks => "downlinks lost on the way",
-            Self::NatMissed => "downlinks to a former port",
+            Self::NatMissed => "downlinks dropped by the NAT",
             Self::Missed => "downlinks missed asleep",
             Self::Refused => "downlinks refused",
             Self::Short => "downlinks too short",
@@ -331,12 +334,12 @@ impl fmt::Display for Summary {
                 "\n  acknowledged after {mean:.1?} on average, {p50:.1?} p50, {p99:.1?} p99, {longest:.1?} at most"
             )?;
         }
-        if self.wanted_rate > 0 && self.get(Count::Late) > 0 {
-            let (wanted, latest) = (self.wanted_rate, self.latest);
+        let Self { wanted_rate, latest, .. } = self;
+        if self.get(Count::Late) > 0 && rate < KEPT_UP * *wanted_rate as f64 {
             write!(
                 f,
-                "\n  behind schedule: {rate:.0} a second instead of {wanted}, up to {latest:.1?} late; this machine, or \
-                 what the gateway takes of it, allows no more"
+                "\n  behind schedule: {rate:.0} a second instead of {wanted_rate}, up to {latest:.1?} late; this machine, \
+                 or what the gateway leaves of it, allows no more"
             )?;
         }
         Ok(())
@@ -389,6 +392,8 @@ mod tests {
         assert_eq!(summary.get(Count::Late), 9);
         let text = summary.to_string();
         assert!(text.contains("behind schedule: 10 a second instead of 1000, up to 990.0ms late"), "{text}");
+        stats.want_rate(10);
+        assert!(!stats.summary(Duration::from_secs(3)).to_string().contains("behind"), "it caught up");
     }
 
     #[test]
