@@ -2,6 +2,7 @@
 //!
 //! Facts and section names are those of `docs/protocol.md`.
 
+pub mod calls;
 pub mod container;
 pub mod control;
 pub mod frame;

@@ -1,4 +1,5 @@
-//! Headers of remote procedure calls (docs/protocol.md, RPC). What a command's parameters mean is not known here.
+//! Headers of remote procedure calls (docs/protocol.md, RPC). What parameters and results mean is not known here:
+//! [`super::calls`] knows a few.
 
 use super::Reader;
 
