@@ -9,12 +9,14 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::keys::{CloudKey, NetworkKeys, OwnKeys};
+use super::rpc::{self, Facts};
 use super::telemetry;
 use crate::auth::keys::DayKey;
 use crate::auth::{open_with, seal_with};
 use crate::clock::Timestamp;
 use crate::id::{DeviceId, KeyId};
 use crate::table::rules::NO_TIME_START;
+use crate::wire::calls::{ApplicationInfo, TimeInfo, TimeSource};
 use crate::wire::control;
 use crate::wire::frame::{Flags, Frame, Header, Layout, Level, PacketType};
 
@@ -103,6 +105,8 @@ pub enum Heard {
     Echo,
     /// An acknowledgement; of a packet that asked, with the time since that was sent.
     Ack(Option<Duration>),
+    /// A call, answered with this return code.
+    Call(i16),
     /// Authentic, of a type the simulator does not act on.
     Other(PacketType),
 }
@@ -131,7 +135,7 @@ pub struct Device {
     network_used: bool,
     /// What its clock said, and at which uptime.
     clock: (Timestamp, Duration),
-    has_time: bool,
+    time_source: TimeSource,
     sequence: u16,
     booted: bool,
     next_send_at: Duration,
@@ -152,7 +156,7 @@ impl Device {
     /// without time they repeat everything else of their nonces.
     pub fn new(id: DeviceId, settings: impl Into<Arc<Settings>>, entropy: Rng) -> Self {
         Self {
-            has_time: false,
+            time_source: TimeSource::NONE,
             clock: (Timestamp::from_gps(NO_TIME_START), Duration::ZERO),
             id,
             settings: settings.into(),
@@ -174,7 +178,14 @@ impl Device {
 
     /// The same with a clock that survived the reboot: at uptime `now` it shows `time`.
     pub fn with_clock(self, now: Duration, time: Timestamp) -> Self {
-        Self { has_time: true, clock: (time, now), ..self }
+        // Where it had the time from before the reboot, nobody remembers: as likely as not from a gateway.
+        Self { time_source: TimeSource::EPACKET.recovered(), clock: (time, now), ..self }
+    }
+
+    /// The same with keys that do not follow from its id.
+    #[cfg(test)]
+    pub(super) fn with_root(self, key_id: KeyId, root: crate::auth::keys::RootKey) -> Self {
+        Self { keys: OwnKeys::of(key_id, root), ..self }
     }
 
     /// Who it is.
@@ -194,8 +205,12 @@ impl Device {
 
     /// The device's own time, in GPS seconds.
     pub fn gps_time(&self, now: Duration) -> u32 {
+        self.time(now).gps()
+    }
+
+    fn time(&self, now: Duration) -> Timestamp {
         let (time, at) = self.clock;
-        time.after(now.saturating_sub(at)).gps()
+        time.after(now.saturating_sub(at))
     }
 
     /// Its time has come: KEY_IDS right after boot, telemetry from then on.
@@ -260,6 +275,7 @@ impl Device {
                 Reaction { heard: Heard::Echo, reply: Some(answer) }
             }
             PacketType::ACK => Reaction { heard: self.on_ack(now, payload), reply: None },
+            PacketType::RPC_CMD => self.on_call(now, header.level(), payload),
             other => Reaction { heard: Heard::Other(other), reply: None },
         }
     }
@@ -274,6 +290,33 @@ impl Device {
         Heard::Ack(sent_at.map(|sent_at| now.saturating_sub(sent_at)))
     }
 
+    fn on_call(&mut self, now: Duration, level: Level, call: &[u8]) -> Reaction {
+        match rpc::answer(call, &self.facts(now)) {
+            Some((payload, return_code)) => {
+                let answer = self.seal(now, PacketType::RPC_RSP, level, &payload, false);
+                Reaction { heard: Heard::Call(return_code), reply: Some(answer) }
+            }
+            None => Reaction { heard: Heard::Refused, reply: None },
+        }
+    }
+
+    fn facts(&self, now: Duration) -> Facts {
+        let application = ApplicationInfo {
+            application_id: telemetry::APPLICATION_ID,
+            version: telemetry::VERSION,
+            network: self.settings.network.get(),
+            uptime: uptime(now),
+            reboots: self.settings.reboots.into(),
+            // No key-value store, no logger.
+            kv_crc: 0,
+            internal_blocks: 0,
+            external_blocks: 0,
+        };
+        let set_at = (self.time_source == TimeSource::EPACKET).then_some(self.clock.1);
+        let age = set_at.map(|set_at| uptime(now.saturating_sub(set_at)));
+        Facts { application, time: TimeInfo { source: self.time_source, time: fine(self.time(now)), age } }
+    }
+
     /// At most once in a second of uptime.
     fn answer_key_question(&mut self, now: Duration) -> Option<Uplink> {
         let second = u32::try_from(now.as_secs()).ok();
@@ -286,9 +329,9 @@ impl Device {
 
     /// The first downlink with a time sets the clock; no later one does.
     fn adopt_time(&mut self, now: Duration, gps_time: u32) {
-        if !self.has_time && gps_time != 0 {
+        if self.time_source == TimeSource::NONE && gps_time != 0 {
             self.clock = (Timestamp::from_gps(gps_time), now);
-            self.has_time = true;
+            self.time_source = TimeSource::EPACKET;
         }
     }
 
@@ -311,10 +354,9 @@ impl Device {
 
     fn readings(&mut self, now: Duration) -> Vec<u8> {
         let mut payload = Vec::new();
-        let uptime = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
         if now >= self.next_announce_at {
             self.next_announce_at = now + self.settings.announce_every;
-            telemetry::announce(uptime, self.settings.reboots, &mut payload);
+            telemetry::announce(uptime(now), self.settings.reboots, &mut payload);
         }
         telemetry::measurement(self.gps_time(now), self.choices.u32(..), &mut payload);
         payload
@@ -391,6 +433,16 @@ impl Device {
             Level::Device => work(self.keys.day(self.id, &self.settings.cloud, day)),
         }
     }
+}
+
+/// In whole seconds.
+fn uptime(now: Duration) -> u32 {
+    u32::try_from(now.as_secs()).unwrap_or(u32::MAX)
+}
+
+/// GPS time in 1/65536 s.
+fn fine(time: Timestamp) -> u64 {
+    (u64::from(time.gps()) << 16) + time.0 % 1000 * 65_536 / 1000
 }
 
 #[cfg(test)]

@@ -77,6 +77,12 @@ struct Secrets {
 }
 
 impl OwnKeys {
+    /// Keys that do not follow from an id.
+    #[cfg(test)]
+    pub(super) fn of(key_id: KeyId, root: RootKey) -> Self {
+        Self { key_id: Some(key_id), secrets: Some(Box::new(Secrets { root, day: None })) }
+    }
+
     /// The key id of the device's frames at device level.
     pub(super) fn key_id(&mut self, id: DeviceId, cloud: &CloudKey) -> KeyId {
         *self.key_id.get_or_insert_with(|| identity::key_id(id, cloud.bytes()))

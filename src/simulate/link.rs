@@ -195,6 +195,7 @@ impl Link {
         stats.add(match uplink.packet_type {
             PacketType::KEY_IDS => Count::KeyIds,
             PacketType::ECHO_RSP => Count::EchoAnswers,
+            PacketType::RPC_RSP => Count::CallAnswers,
             _ => Count::Telemetry,
         });
         if uplink.asks {
@@ -321,7 +322,7 @@ fn count_heard(stats: &Stats, heard: Heard) {
         Heard::Ack(Some(after)) => stats.acknowledged(after),
         Heard::Ack(None) => stats.add(Count::AcksUnmatched),
         Heard::Other(_) => stats.add(Count::Unsupported),
-        // Counted as its answer.
-        Heard::Echo => {}
+        // Counted as their answers.
+        Heard::Echo | Heard::Call(_) => {}
     }
 }

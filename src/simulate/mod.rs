@@ -17,6 +17,7 @@ mod link;
 mod network;
 mod ports;
 mod progress;
+mod rpc;
 mod schedule;
 pub mod stats;
 mod telemetry;

@@ -21,6 +21,8 @@ pub enum Count {
     Telemetry,
     /// Echo requests answered.
     EchoAnswers,
+    /// Calls answered, also those that were refused.
+    CallAnswers,
     /// Datagrams of devices that the kernel did not take, so that they never left.
     SendFailures,
     /// Datagrams of devices that were lost on the way to the gateway.
@@ -47,7 +49,7 @@ pub enum Count {
     KeyQuestions,
     /// Downlinks with a device key id that is not the device's.
     UnknownKeys,
-    /// Authentic downlinks the simulator has no answer for, such as calls.
+    /// Authentic downlinks the simulator has no answer for.
     Unsupported,
     /// Downlinks lost on the way to the device.
     LostDownlinks,
@@ -71,11 +73,12 @@ pub enum Count {
 
 impl Count {
     /// Every count, in the order of the summary.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Booted,
         Self::KeyIds,
         Self::Telemetry,
         Self::EchoAnswers,
+        Self::CallAnswers,
         Self::SendFailures,
         Self::Lost,
         Self::Copies,
@@ -101,6 +104,9 @@ impl Count {
         Self::Unreachable,
     ];
 
+    /// Kinds of uplinks: each that was sent is counted in one of them.
+    const UPLINKS: [Self; 4] = [Self::KeyIds, Self::Telemetry, Self::EchoAnswers, Self::CallAnswers];
+
     /// The words of the summary.
     pub const fn label(self) -> &'static str {
         match self {
@@ -108,6 +114,7 @@ impl Count {
             Self::KeyIds => "key ids sent",
             Self::Telemetry => "telemetry sent",
             Self::EchoAnswers => "echo requests answered",
+            Self::CallAnswers => "calls answered",
             Self::SendFailures => "sends failed",
             Self::Lost => "lost on the way",
             Self::Copies => "copies made on the way",
@@ -189,7 +196,7 @@ impl Stats {
 
     /// Uplinks that devices sent so far, of all types, lost ones among them.
     pub fn sent(&self) -> u64 {
-        self.get(Count::KeyIds) + self.get(Count::Telemetry) + self.get(Count::EchoAnswers)
+        Count::UPLINKS.map(|count| self.get(count)).iter().sum()
     }
 
     /// What was counted until now, for a fleet that ran for `elapsed`.

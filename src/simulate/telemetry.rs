@@ -3,9 +3,9 @@
 use crate::wire::tdf::{self, Announce, Version};
 
 /// The application that simulated devices announce: "simu" in ASCII.
-const APPLICATION_ID: u32 = 0x7369_6d75;
+pub(super) const APPLICATION_ID: u32 = 0x7369_6d75;
 /// The version that simulated devices announce.
-const VERSION: Version = Version { major: 1, minor: 0, revision: 0, build: 1 };
+pub(super) const VERSION: Version = Version { major: 1, minor: 0, revision: 0, build: 1 };
 /// The reading id of the one measured value. None of the announce readings, and of no meaning to a gateway.
 const MEASUREMENT: u16 = 1024;
 
