@@ -241,6 +241,47 @@ impl<'a> Entry<'a> {
     }
 }
 
+/// A container in the making: entries back to back, as many as fit.
+#[derive(Clone, Debug)]
+pub struct Packer {
+    payload: Vec<u8>,
+    limit: usize,
+    entries: usize,
+}
+
+impl Packer {
+    /// An empty container of at most `limit` bytes: what the relay may send, less header and tag.
+    pub const fn new(limit: usize) -> Self {
+        Self { payload: Vec::new(), limit, entries: 0 }
+    }
+
+    /// Appends an entry. False if there is no room for it, and then nothing is appended.
+    ///
+    /// # Errors
+    /// The entry has no wire form.
+    pub fn push(&mut self, entry: &Entry<'_>) -> Result<bool, EntryError> {
+        let before = self.payload.len();
+        entry.encode(&mut self.payload)?;
+        let fits = self.payload.len() <= self.limit;
+        if fits {
+            self.entries += 1;
+        } else {
+            self.payload.truncate(before);
+        }
+        Ok(fits)
+    }
+
+    /// How many entries were appended.
+    pub const fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// The plaintext of the RECEIVED_EPACKET.
+    pub fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+}
+
 /// The entries of a container, in order. Ends at the end of the payload, or after the first fault.
 #[derive(Clone, Debug)]
 pub struct Entries<'a> {
@@ -416,6 +457,20 @@ mod tests {
             let payload = encoded(&[Entry { rssi_dbm: given, ..sealed(b"") }]);
             assert_eq!(read(&payload)[0].unwrap().rssi_dbm, read_back, "{given}");
         }
+    }
+
+    #[test]
+    fn a_packer_takes_entries_up_to_its_limit_to_the_byte_and_leaves_out_what_does_not_fit() {
+        let all = [opened(RouteInterface::BtAdv), sealed(b"frame"), sealed(b"another frame"), sealed(b"")];
+        let len = |entries: &[Entry<'_>]| encoded(entries).len();
+        let mut packer = Packer::new(len(&[all[0], all[1], all[3]]));
+        assert_eq!(all.map(|entry| packer.push(&entry)), [Ok(true), Ok(true), Ok(false), Ok(true)]);
+        assert_eq!((packer.entries(), packer.payload().len()), (3, packer.limit));
+        assert_eq!(read(packer.payload()), [all[0], all[1], all[3]].map(Ok));
+        assert_eq!(packer.push(&Entry { bt: None, ..all[0] }), Err(EntryError::Address));
+        assert_eq!(packer.payload().len(), packer.limit, "what has no wire form leaves no trace");
+        let mut tight = Packer::new(len(&all[..1]) - 1);
+        assert_eq!((tight.push(&all[0]), tight.payload()), (Ok(false), &[][..]));
     }
 
     #[test]

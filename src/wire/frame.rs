@@ -134,6 +134,10 @@ impl Flags {
     pub const DEVICE_KEY: u16 = 0x8000;
     /// The sender asks for an acknowledgement.
     pub const ACK_REQUEST: u16 = 0x4000;
+    /// The device can carry data of others.
+    pub const CARRIES: u16 = 0x2000;
+    /// The device delivers its own data.
+    pub const DELIVERS: u16 = 0x1000;
     /// UDP: the device listens all the time.
     pub const ALWAYS_RX: u16 = 0x0001;
     /// UDP: nothing follows soon, the radio may be released at once.

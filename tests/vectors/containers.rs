@@ -2,7 +2,7 @@
 
 use lastroute::auth::Refusal;
 use lastroute::auth::keys::Interface;
-use lastroute::wire::container::{self, BtAddress, Content, Entry, RouteInterface};
+use lastroute::wire::container::{self, BtAddress, Content, Entry, Packer, RouteInterface};
 use lastroute::wire::frame::{FrameError, Header, Layout};
 
 use crate::fields::Fields;
@@ -28,6 +28,17 @@ pub(crate) fn check_container(gateway: &mut Gateway, vector: &mut Fields, payloa
         fields.end();
     }
     assert_eq!(at, payload.len());
+    check_packing(&entries, payload);
+}
+
+/// All entries fit into the length they had, and one byte less leaves out the last.
+fn check_packing(entries: &[Entry<'_>], payload: &[u8]) {
+    let mut packer = Packer::new(payload.len());
+    assert!(entries.iter().all(|entry| packer.push(entry).unwrap()));
+    assert_eq!((packer.payload(), packer.entries()), (payload, entries.len()));
+    let mut tight = Packer::new(payload.len().saturating_sub(1));
+    let fitted = entries.iter().filter(|entry| tight.push(entry).unwrap()).count();
+    assert_eq!(fitted, entries.len().saturating_sub(1));
 }
 
 fn check_entry(gateway: &mut Gateway, entry: &Entry<'_>, fields: &mut Fields) {
