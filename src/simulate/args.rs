@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::identity::{device_blocks, network_block};
+use super::relay::{MAX_CHILDREN, MAX_RELAYS};
 use super::{Config, MAX_DEVICES, MAX_RATE, SimulateError};
 use crate::auth::keys::RootKey;
 use crate::id::KeyId;
@@ -59,6 +60,12 @@ pub struct SimulateArgs {
     /// Silence of the gateway after which every packet asks for an acknowledgement. Default: 5m
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub ack_after: Option<Duration>,
+    /// How many of the devices are relays, which pass on packets of Bluetooth devices. At most 1000. Default: 0
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_RELAYS)), requires = "cloud_public_key")]
+    pub relays: Option<u32>,
+    /// Bluetooth devices of each relay, 1 to 1000. Default: 10
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CHILDREN)), requires = "relays")]
+    pub children: Option<u32>,
     /// Time from one packet of a device to its next. Default: 10s
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = LOAD)]
     pub cadence: Option<Duration>,
@@ -158,6 +165,8 @@ impl SimulateArgs {
             reorder: self.reorder.unwrap_or(default.reorder),
             delay: self.delay,
             nat_timeout: self.nat_timeout,
+            relays: self.relays.unwrap_or(default.relays),
+            children: self.children.unwrap_or(default.children),
             duration: self.duration,
             ack_limit: default.ack_limit,
             announce_every: default.announce_every,
@@ -180,7 +189,7 @@ pub fn write_gateway_config(path: &Path, config: &Config, network_key_file: Opti
     // A relative path would be taken from the directory of the new file.
     let key_file = network_key_file.map(|file| std::path::absolute(file).map_err(file_error(file))).transpose()?;
     let network = network_block(config.network, "simulated", key_file.as_deref())?;
-    let text = network + &device_blocks(&config.identities()?);
+    let text = network + &device_blocks(&config.identities()?) + &device_blocks(&config.child_identities()?);
     // Never over what is there.
     let write = || OpenOptions::new().write(true).create_new(true).open(path)?.write_all(text.as_bytes());
     write().map_err(file_error(path))
@@ -317,6 +326,8 @@ mod tests {
             &["--api-key-file", "file"],
             &["--expect-all"],
             &["--write-config", "file"],
+            &["--relays", "1"],
+            &["--children", "1"],
             &["--cloud-public-key", "AAAA"],
         ] {
             assert!(parse(flags).is_err(), "{flags:?}");
@@ -329,11 +340,14 @@ mod tests {
     fn the_gateway_configuration_names_every_device_and_is_never_written_over() {
         let directory = tempfile::tempdir().unwrap();
         let (path, key_file) = (directory.path().join("fleet.toml"), directory.path().join("network.key"));
-        let config = Config { devices: 3, cloud_public: cloud().0.public(), ..Config::default() };
+        let config =
+            Config { devices: 3, cloud_public: cloud().0.public(), relays: 2, children: 4, ..Config::default() };
         write_gateway_config(&path, &config, Some(&key_file)).unwrap();
         let table: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
         assert_eq!(table["network"][0]["key-file"].as_str().map(PathBuf::from), Some(key_file));
-        assert_eq!(table["device"].as_array().map(Vec::len), Some(3));
+        let devices = table["device"].as_array().unwrap();
+        assert_eq!(devices.len(), 3 + 2 * 4, "the children of the relays, too");
+        assert_eq!(devices[10]["id"].as_str(), Some("51a0000180000007"));
 
         let again = write_gateway_config(&path, &config, None).unwrap_err();
         let shown = path.display();

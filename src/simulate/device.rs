@@ -9,6 +9,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::keys::{CloudKey, NetworkKeys, OwnKeys};
+use super::relay::Children;
 use super::rpc::{self, Facts};
 use super::telemetry;
 use crate::auth::keys::DayKey;
@@ -77,6 +78,8 @@ pub struct Uplink {
     pub packet_type: PacketType,
     /// Whether it asks for an acknowledgement.
     pub asks: bool,
+    /// Packets of other devices in it.
+    pub entries: usize,
 }
 
 /// What a device does when its time has come.
@@ -148,6 +151,8 @@ pub struct Device {
     answered_key_question_in: Option<u32>,
     /// Takes memory for the first packet that asks, and gives it back with the last acknowledgement.
     awaited: VecDeque<(u16, Duration)>,
+    /// Whom it hears, if it is a relay.
+    children: Option<Box<Children>>,
 }
 
 impl Device {
@@ -173,6 +178,7 @@ impl Device {
             unanswered: 0,
             answered_key_question_in: None,
             awaited: VecDeque::new(),
+            children: None,
         }
     }
 
@@ -188,6 +194,12 @@ impl Device {
         Self { keys: OwnKeys::of(key_id, root), ..self }
     }
 
+    /// Makes it a relay, which passes on what it hears from `children` from its boot on.
+    #[must_use]
+    pub fn with_children(self, children: Children) -> Self {
+        Self { children: Some(Box::new(children)), ..self }
+    }
+
     /// Who it is.
     pub const fn id(&self) -> DeviceId {
         self.id
@@ -199,8 +211,18 @@ impl Device {
     }
 
     /// The uptime at which [`Self::on_timer`] is to be called next.
-    pub const fn next_send_at(&self) -> Duration {
-        self.next_send_at
+    pub fn next_send_at(&self) -> Duration {
+        self.relaying_at().map_or(self.next_send_at, |relaying_at| relaying_at.min(self.next_send_at))
+    }
+
+    /// When it next passes on what it hears, if it is a relay that has booted.
+    fn relaying_at(&self) -> Option<Duration> {
+        self.children.as_ref().filter(|_| self.booted)?.due_at()
+    }
+
+    /// Whether that comes before its own telemetry.
+    fn relays_next(&self) -> bool {
+        self.relaying_at().is_some_and(|relaying_at| relaying_at <= self.next_send_at)
     }
 
     /// The device's own time, in GPS seconds.
@@ -213,9 +235,12 @@ impl Device {
         time.after(now.saturating_sub(at))
     }
 
-    /// Its time has come: KEY_IDS right after boot, telemetry from then on.
+    /// Its time has come: KEY_IDS right after boot, telemetry from then on, and what a relay has heard.
     pub fn on_timer(&mut self, now: Duration) -> Wake {
-        self.next_send_at = now + self.interval();
+        let relays = self.relays_next();
+        if !relays {
+            self.next_send_at = now + self.interval();
+        }
         if !self.booted {
             self.booted = true;
             return Wake::Send(self.key_ids(now));
@@ -223,6 +248,10 @@ impl Device {
         if self.is_unheard(now) && self.unanswered >= self.settings.ack_limit {
             self.unanswered = 0;
             return Wake::Reopen;
+        }
+        if relays && let Some(container) = self.children.as_mut().and_then(|children| children.container(now)) {
+            let uplink = self.seal(now, PacketType::RECEIVED_EPACKET, Level::Device, container.payload(), false);
+            return Wake::Send(Uplink { entries: container.entries(), ..uplink });
         }
         let payload = self.readings(now);
         let asks = self.choices.f64() < self.settings.ack_share;
@@ -396,7 +425,7 @@ impl Device {
             seal_with(key, &header, Layout::Unversioned, payload, &mut bytes);
         });
         self.network_used |= level == Level::Network;
-        Uplink { bytes, packet_type, asks }
+        Uplink { bytes, packet_type, asks, entries: 0 }
     }
 
     fn flags(&self, level: Level, asks: bool) -> Flags {
@@ -406,6 +435,9 @@ impl Device {
         }
         if asks {
             flags |= Flags::ACK_REQUEST;
+        }
+        if self.children.is_some() {
+            flags |= Flags::CARRIES | Flags::DELIVERS;
         }
         match self.settings.reception {
             Reception::Always => flags |= Flags::ALWAYS_RX,

@@ -15,9 +15,10 @@ use super::device::{Device, Reception, Settings};
 use super::keys::{CloudKey, NetworkKeys};
 use super::link::Link;
 use super::ports::{self, Ports};
+use super::relay::Children;
 use super::schedule::Deal;
 use super::{Config, Count, SimulateError, Stats, Summary, chance, identity};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::wire::frame::Level;
 
 /// Links that many sockets are shared among at least, so that every core has work.
@@ -73,6 +74,8 @@ pub(super) struct World {
     pub(super) clock: Clock,
     pub(super) stats: Arc<Stats>,
     pub(super) start: Instant,
+    /// What the clock said at the start: from then on the children of relays are on the air.
+    started: Timestamp,
     /// Different in each run: devices without time repeat all of their nonces but this.
     boot_seed: u64,
     /// The settings of devices, by whether they sleep and by whether they report at device level.
@@ -100,21 +103,30 @@ impl World {
         };
         let settings = [false, true].map(|sleeping| [false, true].map(|device_level| settings(sleeping, device_level)));
         stats.want_rate(config.rate.unwrap_or(0));
-        Ok(Self { config, clock, stats, start: Instant::now(), boot_seed: fastrand::u64(..), settings })
+        let (start, started, boot_seed) = (Instant::now(), clock.now(), fastrand::u64(..));
+        Ok(Self { config, clock, stats, start, started, boot_seed, settings })
     }
 
     /// Boots device `index`, at uptime `now`. What it is and does follows from the seed, its entropy does not.
     pub(super) fn boot(&self, index: u32, now: Duration) -> Device {
         let config = &self.config;
         let mut kind = chance(u64::from(config.seed) << 32 | u64::from(index));
-        let sleeping = kind.f64() < config.sleeping;
+        let relays = index < config.relays;
+        let sleeping = kind.f64() < config.sleeping && !relays;
         let kept_time = kind.f64() >= config.no_time;
         let device_level = kind.f64() < config.device_level;
         let settings = Arc::clone(&self.settings[usize::from(sleeping)][usize::from(device_level)]);
         let entropy = Rng::with_seed(self.boot_seed.wrapping_add(index.into()));
         let device = Device::new(identity::device_id(config.seed, index), settings, entropy);
         self.stats.add(Count::Booted);
-        if kept_time { device.with_clock(now, self.clock.now()) } else { device }
+        let device = if kept_time { device.with_clock(now, self.clock.now()) } else { device };
+        let booted_after = self.start.elapsed().saturating_sub(now);
+        let hears = || Children::new(config, index, self.boot_seed, self.started, booted_after);
+        // A CloudKey was made of the public key, so there are children.
+        match relays.then(hears).flatten() {
+            Some(children) => device.with_children(children),
+            None => device,
+        }
     }
 }
 

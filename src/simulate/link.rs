@@ -196,8 +196,10 @@ impl Link {
             PacketType::KEY_IDS => Count::KeyIds,
             PacketType::ECHO_RSP => Count::EchoAnswers,
             PacketType::RPC_RSP => Count::CallAnswers,
+            PacketType::RECEIVED_EPACKET => Count::Containers,
             _ => Count::Telemetry,
         });
+        stats.add_many(Count::Entries, uplink.entries);
         if uplink.asks {
             stats.add(Count::AcksAsked);
         }

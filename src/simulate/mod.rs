@@ -1,6 +1,6 @@
 //! A fleet of simulated devices that speak to a gateway over real sockets.
 //!
-//! [`device`] is one device, pure; [`identity`] is who it is. `fleet` deals devices out to links; a `link` gives them ports
+//! [`device`] is one device, pure, [`relay`] what makes a relay of it; [`identity`] is who it is. `fleet` deals devices out to links; a `link` gives them ports
 //! and time, as its `schedule` says, over a `network` that may lose and copy what they send. `expect` reckons what a gateway
 //! should make of it, [`compare`] asks what it made. For the `simulate` command, for `demo`, and for tests. Devices know
 //! nothing of the gateway: they meet it as firmware does.
@@ -17,6 +17,7 @@ mod link;
 mod network;
 mod ports;
 mod progress;
+pub mod relay;
 mod rpc;
 mod schedule;
 pub mod stats;
@@ -111,6 +112,10 @@ pub struct Config {
     pub delay: Option<Duration>,
     /// Silence of a device after which the NAT forgets its port: its next packet comes from another. Default: never.
     pub nat_timeout: Option<Duration>,
+    /// How many of the devices, from the first, are relays (see [`relay`]), at most [`relay::MAX_RELAYS`]. Default 0.
+    pub relays: u32,
+    /// Bluetooth devices of each relay, 1 to [`relay::MAX_CHILDREN`]. Default 10.
+    pub children: u32,
     /// How long the fleet runs. Default: until it is stopped.
     pub duration: Option<Duration>,
 }
@@ -144,6 +149,8 @@ impl Default for Config {
             reorder: 0.0,
             delay: None,
             nat_timeout: None,
+            relays: 0,
+            children: 10,
             duration: None,
         }
     }
@@ -201,6 +208,14 @@ impl Config {
         let refuse = |text: String| Err(SimulateError::Setting(text));
         if !(1..=MAX_DEVICES).contains(&self.devices) {
             return refuse(format!("{} devices: between 1 and {MAX_DEVICES} can be simulated", self.devices));
+        }
+        let most = relay::MAX_RELAYS.min(self.devices);
+        if self.relays > most {
+            return refuse(format!("{} relays among {} devices: at most {most} can be", self.relays, self.devices));
+        }
+        if !(1..=relay::MAX_CHILDREN).contains(&self.children) {
+            let (children, most) = (self.children, relay::MAX_CHILDREN);
+            return refuse(format!("{children} children: a relay can have between 1 and {most}"));
         }
         if self.sockets == 0 {
             return refuse("0 sockets: at least 1 is needed".to_owned());
@@ -271,6 +286,16 @@ impl Config {
             .map(|index| identity::Identity::new(self.seed, index, &self.cloud_public))
             .collect::<Option<_>>()
             .ok_or(SimulateError::WeakCloudKey)
+    }
+
+    /// Makes the identities of all children of relays, for a gateway's configuration. About 0.1 ms each.
+    ///
+    /// # Errors
+    /// A cloud public key that protects nothing.
+    pub fn child_identities(&self) -> Result<Vec<identity::Identity>, SimulateError> {
+        let total = self.relays * self.children;
+        let child = |child| identity::Identity::new(self.seed, relay::child_index(child), &self.cloud_public);
+        (0..total).map(child).collect::<Option<_>>().ok_or(SimulateError::WeakCloudKey)
     }
 }
 

@@ -23,6 +23,10 @@ pub enum Count {
     EchoAnswers,
     /// Calls answered, also those that were refused.
     CallAnswers,
+    /// Containers sent by relays.
+    Containers,
+    /// Packets of other devices in those containers.
+    Entries,
     /// Datagrams of devices that the kernel did not take, so that they never left.
     SendFailures,
     /// Datagrams of devices that were lost on the way to the gateway.
@@ -73,12 +77,14 @@ pub enum Count {
 
 impl Count {
     /// Every count, in the order of the summary.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::Booted,
         Self::KeyIds,
         Self::Telemetry,
         Self::EchoAnswers,
         Self::CallAnswers,
+        Self::Containers,
+        Self::Entries,
         Self::SendFailures,
         Self::Lost,
         Self::Copies,
@@ -105,7 +111,7 @@ impl Count {
     ];
 
     /// Kinds of uplinks: each that was sent is counted in one of them.
-    const UPLINKS: [Self; 4] = [Self::KeyIds, Self::Telemetry, Self::EchoAnswers, Self::CallAnswers];
+    const UPLINKS: [Self; 5] = [Self::KeyIds, Self::Telemetry, Self::EchoAnswers, Self::CallAnswers, Self::Containers];
 
     /// The words of the summary.
     pub const fn label(self) -> &'static str {
@@ -115,6 +121,8 @@ impl Count {
             Self::Telemetry => "telemetry sent",
             Self::EchoAnswers => "echo requests answered",
             Self::CallAnswers => "calls answered",
+            Self::Containers => "containers sent",
+            Self::Entries => "container entries sent",
             Self::SendFailures => "sends failed",
             Self::Lost => "lost on the way",
             Self::Copies => "copies made on the way",
@@ -159,7 +167,12 @@ pub struct Stats {
 impl Stats {
     /// Counts one more.
     pub fn add(&self, count: Count) {
-        self.counts[count as usize].fetch_add(1, Ordering::Relaxed);
+        self.add_many(count, 1);
+    }
+
+    /// Counts several more.
+    pub fn add_many(&self, count: Count, more: usize) {
+        self.counts[count as usize].fetch_add(more as u64, Ordering::Relaxed);
     }
 
     /// Counts an acknowledgement that came `after` its packet was sent.

@@ -7,6 +7,7 @@ mod following;
 mod gateway;
 mod harness;
 mod process;
+mod simulate;
 mod top;
 mod uplink;
 mod waiting;
