@@ -6,6 +6,7 @@ use crate::decode::DecodeError;
 use crate::demo::DemoError;
 use crate::simulate::SimulateError;
 use crate::simulate::args::WriteError;
+use crate::simulate::attack::AttackError;
 use crate::top::TopError;
 
 /// Why the program ends early. One line: where, what is wrong, what to do.
@@ -42,6 +43,18 @@ impl From<SimulateError> for Failure {
         match error {
             SimulateError::Setting(_) | SimulateError::WeakCloudKey => Self::configuration(error),
             SimulateError::Socket { .. } | SimulateError::Panicked(_) => Self::running(error),
+        }
+    }
+}
+
+impl From<AttackError> for Failure {
+    fn from(error: AttackError) -> Self {
+        match error {
+            AttackError::Simulate(error) => error.into(),
+            AttackError::Api(_)
+            | AttackError::Silent { .. }
+            | AttackError::Down { .. }
+            | AttackError::Foreign { .. } => Self::running(error),
         }
     }
 }

@@ -1,13 +1,15 @@
-//! The `simulate` command: a fleet, and what the gateway counted of it.
+//! The `simulate` command: a fleet, and what the gateway counted of it; attacks, and what got through.
 
 use std::sync::Arc;
 
-use super::{Failure, interrupted, runtime_of, start_logging, warn};
+use super::{Failure, interrupted, runtime, runtime_of, start_logging, warn};
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::config::{self, ApiKey};
 use crate::simulate::args::{self, SimulateArgs};
+use crate::simulate::attack::{self, Plan};
 use crate::simulate::compare::Watched;
+use crate::simulate::verdict::Kinds;
 use crate::simulate::{self, Config, Stats};
 
 pub(super) fn run(arguments: &SimulateArgs) -> Result<(), Failure> {
@@ -20,6 +22,9 @@ pub(super) fn run(arguments: &SimulateArgs) -> Result<(), Failure> {
     warn(&warnings);
     if let Some(path) = &arguments.write_config {
         return Ok(args::write_gateway_config(path, &config, key_file)?);
+    }
+    if let Some(kinds) = &arguments.attack {
+        return attack(arguments, &config, kinds, gateway);
     }
     let workers = arguments.workers.map(usize::from);
     runtime_of(workers)?.block_on(beside(gateway, config, arguments.expect_all))
@@ -58,4 +63,14 @@ async fn beside(gateway: Option<Client>, config: Config, expect_all: bool) -> Re
         Some(difference) if expect_all => Err(Failure::Running(difference)),
         _ => Ok(()),
     }
+}
+
+/// Attacks a gateway, and tells what got through.
+fn attack(arguments: &SimulateArgs, config: &Config, kinds: &Kinds, api: Option<Client>) -> Result<(), Failure> {
+    let packets = arguments.attack_packets.unwrap_or(attack::DEFAULT_PACKETS);
+    let plan = Plan { kinds: kinds.0.clone(), packets, api };
+    let outcomes = runtime()?.block_on(attack::run(config, &plan, Clock::default(), |line| println!("{line}")))?;
+    let through: Vec<_> =
+        outcomes.iter().filter(|outcome| !outcome.held()).map(|outcome| outcome.kind.name()).collect();
+    if through.is_empty() { Ok(()) } else { Err(Failure::Running(format!("got through: {}", through.join(", ")))) }
 }

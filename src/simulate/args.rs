@@ -9,8 +9,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use super::attack::MAX_PACKETS;
 use super::identity::{device_blocks, network_block};
 use super::relay::{MAX_CHILDREN, MAX_RELAYS};
+use super::verdict::Kinds;
 use super::{Config, MAX_DEVICES, MAX_RATE, SimulateError};
 use crate::auth::keys::RootKey;
 use crate::id::KeyId;
@@ -61,10 +63,12 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub ack_after: Option<Duration>,
     /// How many of the devices are relays, which pass on packets of Bluetooth devices. At most 1000. Default: 0
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_RELAYS)), requires = "cloud_public_key")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(MAX_RELAYS)))]
+    #[arg(requires = "cloud_public_key", help_heading = RELAYS)]
     pub relays: Option<u32>,
     /// Bluetooth devices of each relay, 1 to 1000. Default: 10
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CHILDREN)), requires = "relays")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CHILDREN)))]
+    #[arg(requires = "relays", help_heading = RELAYS)]
     pub children: Option<u32>,
     /// Time from one packet of a device to its next. Default: 10s
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = LOAD)]
@@ -109,7 +113,8 @@ pub struct SimulateArgs {
     /// The longest that one is held back. Default: twice the time from one packet of a device to its next
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = TROUBLE)]
     pub delay: Option<Duration>,
-    /// Compare what was sent with what the gateway counted, which has its API here; it should serve no other devices. Default: none
+    /// Compare what was sent with what the gateway counted, which has its API here; it should serve no other devices. An
+    /// attack asks there what it did. Default: none
     #[arg(long, value_name = "URL", help_heading = COMPARISON)]
     pub gateway_api: Option<String>,
     /// A key of that API, the file the gateway reads. Default: none, for an open API
@@ -118,6 +123,14 @@ pub struct SimulateArgs {
     /// End with exit code 1 unless the gateway counted everything that reached it
     #[arg(long, requires = "gateway_api", help_heading = COMPARISON)]
     pub expect_all: bool,
+    /// Attack the gateway, and tell what got through: replay, reflection, bit-flips, unknown-ids, several with commas
+    /// between them, or all. Exit code 1 if anything did. Default: no attack
+    #[arg(long, value_name = "KINDS", conflicts_with_all = ["write_config", "expect_all"], help_heading = ATTACK)]
+    pub attack: Option<Kinds>,
+    /// Datagrams of each kind of attack, 1 to 100000. Default: 1000
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_PACKETS)))]
+    #[arg(requires = "attack", help_heading = ATTACK)]
+    pub attack_packets: Option<u32>,
     /// Write the gateway's configuration of these devices to a new file, and end. Default: none
     #[arg(long, value_name = "FILE", requires = "cloud_public_key")]
     pub write_config: Option<PathBuf>,
@@ -127,6 +140,8 @@ pub struct SimulateArgs {
 const LOAD: &str = "Load";
 const TROUBLE: &str = "Trouble on the way";
 const COMPARISON: &str = "Comparison with the gateway";
+const RELAYS: &str = "Relays";
+const ATTACK: &str = "Attacks";
 
 /// 32 bytes of an X25519 public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -328,6 +343,12 @@ mod tests {
             &["--write-config", "file"],
             &["--relays", "1"],
             &["--children", "1"],
+            &["--attack", "everything"],
+            &["--attack", "replay,,bit-flips"],
+            &["--attack", "all", "--attack-packets", "0"],
+            &["--attack", "all", "--write-config", "file", "--cloud-public-key", &cloud().1],
+            &["--attack-packets", "5"],
+            &["--attack", "all", "--gateway-api", "http://127.0.0.1:1", "--expect-all"],
             &["--cloud-public-key", "AAAA"],
         ] {
             assert!(parse(flags).is_err(), "{flags:?}");

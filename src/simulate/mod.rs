@@ -6,11 +6,12 @@
 //! nothing of the gateway: they meet it as firmware does.
 
 pub mod args;
+pub mod attack;
 pub mod compare;
-
 pub mod device;
 mod expect;
 mod fleet;
+mod forge;
 pub mod identity;
 pub mod keys;
 mod link;
@@ -22,6 +23,8 @@ mod rpc;
 mod schedule;
 pub mod stats;
 mod telemetry;
+pub mod verdict;
+mod victim;
 
 use std::io;
 use std::net::SocketAddr;

@@ -2,6 +2,7 @@
 #![cfg(feature = "server")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod attack;
 mod fleet;
 mod following;
 mod gateway;
