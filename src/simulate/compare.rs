@@ -91,6 +91,14 @@ pub struct Comparison {
     lost: u64,
     copies: u64,
     failed: u64,
+    entries: Entries,
+}
+
+/// Packets that relays passed on, whatever the gateway made of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entries {
+    sent: u64,
+    counted: u64,
 }
 
 /// Datagrams of one disposition.
@@ -132,6 +140,10 @@ impl Comparison {
             lost: summary.get(Count::Lost),
             copies: summary.get(Count::Copies),
             failed: summary.get(Count::SendFailures),
+            entries: Entries {
+                sent: summary.get(Count::Entries),
+                counted: after.entries.values().sum::<u64>().saturating_sub(before.entries.values().sum()),
+            },
         }
     }
 
@@ -139,6 +151,10 @@ impl Comparison {
     /// missing is what the kernel of the gateway says it dropped.
     pub fn unexplained(&self) -> Option<String> {
         let differences: Vec<_> = self.rows.iter().filter(|row| row.difference() != 0).collect();
+        if differences.is_empty() && self.entries.sent != self.entries.counted {
+            let Entries { sent, counted } = self.entries;
+            return Some(format!("the gateway counted {counted} container entries of {sent}; {}", self.hint()));
+        }
         if differences.is_empty() || self.dropped_all_that_is_missing() {
             return None;
         }
@@ -199,6 +215,10 @@ impl fmt::Display for Comparison {
             write!(f, "\n  {:<16}{expected:>12}{counted:>12}{difference:>12}", row.disposition.label())?;
         }
         write!(f, "\n  {:<16}{:>12}{:>12}", "kernel drops", "", self.kernel_drops)?;
+        let Entries { sent, counted } = self.entries;
+        if sent > 0 || counted > 0 {
+            write!(f, "\n  {:<16}{sent:>12}{counted:>12}", "in containers")?;
+        }
         if !self.stands_still {
             f.write_str("\n  the gateway was still counting at last")?;
         }
@@ -296,6 +316,28 @@ mod tests {
             assert!(text.contains(words), "{text}");
             assert!(counts.iter().all(|(label, _)| comparison.to_string().contains(label)), "{comparison}");
         }
+    }
+
+    #[test]
+    fn what_relays_passed_on_is_compared_where_every_container_arrived() {
+        let compared = |counted: &[(&str, u64)], containers| {
+            let stats = Stats::default();
+            (0..containers).for_each(|_| stats.add(Count::ToAccept));
+            stats.add_many(Count::Entries, 30);
+            let before = status(1, &[], 0);
+            let mut after = status(1, &[("accepted", 2)], 0);
+            after.entries = counted.iter().map(|(label, count)| ((*label).to_owned(), *count)).collect();
+            let summary = stats.summary(Duration::from_secs(1));
+            Comparison::new("http://gateway".to_owned(), &before, &after, true, &summary)
+        };
+        let all = compared(&[("accepted", 25), ("duplicate", 5)], 2);
+        assert_eq!(all.unexplained(), None);
+        assert!(all.to_string().ends_with("\n  in containers             30          30"), "{all}");
+        let text = compared(&[("accepted", 25)], 2).unexplained().unwrap();
+        assert!(text.starts_with("the gateway counted 25 container entries of 30; see that"), "{text}");
+        // Of a container that is missing, so are the entries.
+        let text = compared(&[("accepted", 25)], 3).unexplained().unwrap();
+        assert!(text.starts_with("the gateway did not count what was sent: accepted -1"), "{text}");
     }
 
     /// A gateway that answers with one status after the other, and then with the last for ever; watched from the first on.

@@ -199,13 +199,13 @@ impl Link {
             PacketType::RECEIVED_EPACKET => Count::Containers,
             _ => Count::Telemetry,
         });
-        stats.add_many(Count::Entries, uplink.entries);
         if uplink.asks {
             stats.add(Count::AcksAsked);
         }
         if fate.lost {
             return stats.add(Count::Lost);
         }
+        stats.add_many(Count::Entries, uplink.entries);
         let Some(Header { packet_type, gps_time, sequence, .. }) = header(&mut uplink.bytes) else { return };
         let boots = packet_type == PacketType::KEY_IDS && sequence == 0;
         let port = self.members[at].port;

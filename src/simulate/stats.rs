@@ -25,7 +25,7 @@ pub enum Count {
     CallAnswers,
     /// Containers sent by relays.
     Containers,
-    /// Packets of other devices in those containers.
+    /// Packets of other devices in those containers that were not lost.
     Entries,
     /// Datagrams of devices that the kernel did not take, so that they never left.
     SendFailures,

@@ -11,6 +11,7 @@ use lastroute::clock::Clock;
 use lastroute::config::{Config, Flags};
 use lastroute::metrics::Disposition;
 use lastroute::simulate::args::write_gateway_config;
+use lastroute::simulate::compare::Watched;
 use lastroute::simulate::{self, Count, Stats};
 
 use crate::harness::eventually;
@@ -52,6 +53,8 @@ async fn the_gateway_counts_the_entries_that_relays_sent_and_their_children_have
     let cadence = std::time::Duration::from_millis(50);
     let mut fleet = simulate::Config { devices: 3, relays: 2, children: 8, cadence, ..simulate::Config::default() };
     let gateway = Known::start(&mut fleet);
+    let client = Client::new(&format!("http://{}", gateway.app.http()), None).unwrap();
+    let watched = Watched::start(client.clone()).await.unwrap();
     let stats = Arc::new(Stats::default());
     // Copies that the second relay heard, too, count nowhere else.
     let enough = eventually(async || {
@@ -73,7 +76,10 @@ async fn the_gateway_counts_the_entries_that_relays_sent_and_their_children_have
     assert_eq!(of(Disposition::Accepted) + of(Disposition::Duplicate), sent, "{counted:?}");
     assert_eq!(counted.malformed_containers, 0);
 
-    let client = Client::new(&format!("http://{}", gateway.app.http()), None).unwrap();
+    let comparison = watched.compare(&summary).await.unwrap();
+    assert_eq!(comparison.unexplained(), None, "{comparison}");
+    assert!(comparison.to_string().contains("in containers"), "{comparison}");
+
     for (number, child) in fleet.child_identities().unwrap().iter().enumerate() {
         let route = client.last_route(child.id).await.unwrap().unwrap().route;
         let interface = if number % 4 == 3 { "bt_central" } else { "bt_adv" };
