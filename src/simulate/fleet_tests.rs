@@ -259,6 +259,9 @@ async fn a_setting_out_of_its_range_and_a_weak_key_stop_it_before_it_starts() {
     let too_long = LONGEST_TIME + Duration::from_secs(1);
     for (config, expected) in [
         (Config { devices: 0, ..Config::default() }, "0 devices: between 1 and 1000000 can be simulated"),
+        (Config { relays: 11, ..Config::default() }, "11 relays among 10 devices: at most 10 can be"),
+        (Config { devices: 2000, relays: 1001, ..Config::default() }, "1001 relays among 2000 devices: at most 1000"),
+        (Config { children: 0, ..Config::default() }, "0 children: a relay can have between 1 and 1000"),
         (Config { jitter: 1.5, ..Config::default() }, "jitter is 1.5: a share lies between 0 and 1"),
         (Config { loss: f64::NAN, ..Config::default() }, "loss is NaN: a share lies between 0 and 1"),
         (Config { rate: Some(0), ..Config::default() }, "0 packets a second: between 1 and 10000000 can be sent"),
