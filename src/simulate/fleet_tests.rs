@@ -27,13 +27,11 @@ impl Gateway {
     async fn open() -> Self {
         let ring = KeyRing::default();
         ring.set_network(Config::default().network, Config::default().network_root);
-        Self {
-            socket: UdpSocket::bind("127.0.0.1:0").await.unwrap(),
-            ring,
-            authenticator: Authenticator::default(),
-            sequence: 0,
-            heard: HashMap::new(),
-        }
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        // As much as the system gives: a fleet that was stalled sends in bursts. Tests that must see every datagram send no
+        // more than the usual buffer holds, 277.
+        socket2::SockRef::from(&socket).set_recv_buffer_size(1 << 20).unwrap();
+        Self { socket, ring, authenticator: Authenticator::default(), sequence: 0, heard: HashMap::new() }
     }
 
     /// Receives one uplink, which must be authentic.
@@ -431,11 +429,11 @@ async fn a_mapping_that_was_silent_too_long_is_gone_in_both_directions() {
 
 #[tokio::test]
 async fn at_a_rate_every_device_is_heard_equally_often_and_the_packets_end_it() {
-    let rate = Config { devices: 50, sockets: 6, rate: Some(5000), packets: Some(500), ..Config::default() };
+    let rate = Config { devices: 50, sockets: 6, rate: Some(2500), packets: Some(250), ..Config::default() };
     let (summary, heard) = recorded(rate).await;
-    assert_eq!((summary.sent, heard.len()), (500, 50));
-    assert!(heard.values().all(|packets| packets.len() == 10));
-    assert!(summary.sending >= Duration::from_millis(99), "the last is due after 99.8 ms: {:?}", summary.sending);
+    assert_eq!((summary.sent, heard.len()), (250, 50));
+    assert!(heard.values().all(|packets| packets.len() == 5));
+    assert!(summary.sending >= Duration::from_millis(99), "the last is due after 99.6 ms: {:?}", summary.sending);
 }
 
 #[tokio::test(start_paused = true)]
