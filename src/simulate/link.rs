@@ -137,12 +137,12 @@ impl Link {
                 continue;
             }
             let Some(due) = self.schedule.take(now) else { break };
-            self.wake(due, now);
+            self.wake(due, now).await;
         }
         self.flush().await;
     }
 
-    fn wake(&mut self, due: Due, now: Duration) {
+    async fn wake(&mut self, due: Due, now: Duration) {
         let Due { time, at } = due;
         let boot_at = self.schedule.boot_at(at);
         let uptime = now.saturating_sub(boot_at);
@@ -161,14 +161,14 @@ impl Link {
             Wake::Send(mut uplink) => {
                 let fate = self.fate(at, &mut uplink);
                 if forgotten {
-                    self.change_port(at, Count::NatExpired);
+                    self.change_port(at, Count::NatExpired).await;
                 } else if fate.rebound {
-                    self.change_port(at, Count::Rebinds);
+                    self.change_port(at, Count::Rebinds).await;
                 }
                 self.world.stats.sent_at(time, now);
                 self.send(at, uplink, fate, time);
             }
-            Wake::Reopen => self.change_port(at, Count::Reopened),
+            Wake::Reopen => self.change_port(at, Count::Reopened).await,
         }
     }
 
@@ -179,12 +179,16 @@ impl Link {
 
     /// From now on the device at place `at` sends from another port. A link with one port opens another socket, and so
     /// moves all devices behind it.
-    fn change_port(&mut self, at: usize, reason: Count) {
+    async fn change_port(&mut self, at: usize, reason: Count) {
         if self.ports.len() > 1 {
             let port = &mut self.members[at].port;
             *port = ((usize::from(*port) + 1) % self.ports.len()) as u8;
-        } else if let Err(error) = self.ports.reopen(0, self.world.config.gateway) {
-            return tracing::warn!(%error, "no new socket for a simulated device, it keeps the old one");
+        } else {
+            // What was sent before still leaves from the old one.
+            self.flush().await;
+            if let Err(error) = self.ports.reopen(0, self.world.config.gateway) {
+                return tracing::warn!(%error, "no new socket for a simulated device, it keeps the old one");
+            }
         }
         self.world.stats.add(reason);
     }

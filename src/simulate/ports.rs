@@ -63,7 +63,7 @@ impl<T> Ports<T> {
         self.sockets.len()
     }
 
-    /// Gives `port` another number. What waits for it leaves from there, too.
+    /// Gives `port` another number. What still waits leaves from there, too.
     pub(super) fn reopen(&mut self, port: usize, gateway: SocketAddr) -> io::Result<()> {
         // The old socket stays open until there is a new one, so the port is another.
         self.sockets[port] = open(gateway)?;
