@@ -18,6 +18,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The longest wait: longer ones end at every proxy in between.
 const MAX_WAIT_MS: u64 = 600_000;
+
 /// The query of a wait. Parameters this gateway does not know are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct WaitQuery {
