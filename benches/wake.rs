@@ -10,6 +10,7 @@
 mod fleet;
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -29,7 +30,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Those who wait at once; twice the rounds if that is fewer.
 const CROWD: u64 = 10_000;
 /// Waits on one connection: what clients assume they may have is 100 or more, and the gateway allows 250.
-const STREAMS: u64 = 200;
+const STREAMS: usize = 200;
 
 /// The device that speaks.
 struct Device {
@@ -79,9 +80,11 @@ async fn main() {
     }
     let crowd = CROWD.min(2 * rounds as u64);
     let origin = format!("http://{}", app.http());
-    for (how, burst) in [("one packet at a time", 1), ("100 packets at once", 100)] {
-        let name = format!("HTTP/2, {crowd} waits over {} connections, {how}", crowd.div_ceil(STREAMS));
-        report(&name, woken_crowd(crowd, burst, &mut device, app.waits(), &origin).await);
+    for (turn, how, burst) in [(0, "one packet at a time", 1), (1, "100 packets at once", 100)] {
+        let name = format!("HTTP/2, {crowd} waits over {} connections, {how}", crowd.div_ceil(STREAMS as u64));
+        // Other devices each time: their one packet begins a session.
+        let indices = turn * crowd + 1..(turn + 1) * crowd + 1;
+        report(&name, woken_crowd(indices, burst, &mut device, app.waits(), &origin).await);
     }
     app.stop();
 }
@@ -157,18 +160,19 @@ async fn http(rounds: usize, device: &mut Device, waits: &PacketWaits, url: &str
     times
 }
 
-/// As many wait, each for a device of its own, and are woken by the one packet of their device, `burst` packets at once.
-/// Fails if one of them is not.
+/// As many wait as there are `indices`, each for that device, and are woken by its one packet, `burst` packets at once. Ends
+/// only if each of them is.
 async fn woken_crowd(
-    crowd: u64,
+    indices: Range<u64>,
     burst: usize,
     device: &mut Device,
     waits: &PacketWaits,
     origin: &str,
 ) -> Vec<Duration> {
-    let mut crowded = Vec::with_capacity(crowd as usize);
-    for index in 1..=crowd {
-        if index % STREAMS == 1 {
+    let crowd = (indices.end - indices.start) as usize;
+    let mut crowded = Vec::new();
+    for (number, index) in indices.enumerate() {
+        if number % STREAMS == 0 {
             let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http::<Full<Bytes>>();
             // Opens the connection that the waits share.
             let health = Request::get(format!("{origin}/health")).body(Full::default()).unwrap();
@@ -186,8 +190,8 @@ async fn woken_crowd(
         });
         waiting.push((index, wait));
     }
-    all_wait(waits, crowd as usize).await;
-    let mut times = Vec::with_capacity(crowd as usize);
+    all_wait(waits, crowd).await;
+    let mut times = Vec::with_capacity(crowd);
     let mut all = crowded.iter_mut().flat_map(|(_, waiting)| waiting);
     loop {
         let mut sent = Vec::with_capacity(burst);
