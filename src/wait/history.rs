@@ -15,26 +15,30 @@ pub(super) struct Bounds {
     /// Events of one stream that can be undone. 1024: what a fleet of 10 000 that reports every 10 minutes sends in a
     /// minute, which is long for a connection to be made again.
     pub(super) events: usize,
-    /// Positions in all, 24 bytes each: those of ended streams and those before the events of all. A million: five times
-    /// what may be followed at once.
-    pub(super) positions: usize,
+    /// Positions before events, 24 bytes each, of all live streams. 2^20: all that 1024 of them may have.
+    pub(super) live: usize,
+    /// Positions of all ended streams: where they were, and those before their events. 2^21: those of all live streams, so
+    /// that all may be cut off at once, with five times what may be followed.
+    pub(super) ended: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { events: 1024, positions: 1_000_000 }
+        Self { events: 1024, live: 1 << 20, ended: 1 << 21 }
     }
 }
 
-/// Live streams, and those that ended not long ago.
+/// Live streams, and those that ended not long ago. Neither takes room from the other.
 #[derive(Debug)]
 pub(super) struct Histories {
     live: HashMap<u64, History>,
+    /// Events that a live stream may keep now, at least one.
+    share: usize,
     /// The one that ended first goes first.
     ended: LruCache<u64, History>,
-    bounds: Bounds,
-    /// Positions that count against the bound.
+    /// Positions of those that have ended.
     held: usize,
+    bounds: Bounds,
 }
 
 /// One stream.
@@ -50,13 +54,14 @@ struct History {
 
 impl Histories {
     pub(super) fn new(bounds: Bounds) -> Self {
-        Self { live: HashMap::new(), ended: LruCache::unbounded(), bounds, held: 0 }
+        Self { live: HashMap::new(), share: bounds.events, ended: LruCache::unbounded(), held: 0, bounds }
     }
 
     /// A stream of `owner` begins at these positions; returns its number.
     pub(super) fn begin(&mut self, owner: u64, devices: Vec<(DeviceId, Cursor)>) -> u64 {
         let number = fastrand::u64(..);
         self.live.insert(number, History { owner, devices, last: 0, before: VecDeque::new() });
+        self.narrow();
         number
     }
 
@@ -76,38 +81,44 @@ impl Histories {
         let position = &mut history.devices.get_mut(index as usize)?.1;
         let before = std::mem::replace(position, to);
         history.last += 1;
-        let n = history.last;
-        if history.before.len() >= self.bounds.events {
-            self.held -= usize::from(history.before.pop_front().is_some());
+        if history.before.len() >= self.share {
+            history.before.pop_front();
         }
-        self.remember(stream, (index, before));
-        Some(EventId { stream, n })
-    }
-
-    /// Where there is no room, ended streams make it, and else the oldest event of the stream itself.
-    fn remember(&mut self, stream: u64, before: (u32, Cursor)) {
-        self.make_room(1);
-        let Some(history) = self.live.get_mut(&stream) else { return };
-        if self.held >= self.bounds.positions {
-            self.held -= usize::from(history.before.pop_front().is_some());
-        }
-        if self.held < self.bounds.positions {
-            history.before.push_back(before);
-            self.held += 1;
-        }
+        history.before.push_back((index, before));
+        Some(EventId { stream, n: history.last })
     }
 
     /// Nobody listens to the stream any more.
     pub(super) fn end(&mut self, stream: u64) {
         let Some(mut history) = self.live.remove(&stream) else { return };
+        self.widen();
         history.before.shrink_to_fit();
-        self.held += history.devices.len();
+        self.held += history.devices.len() + history.before.len();
         self.ended.put(stream, history);
-        self.make_room(0);
+        self.make_room();
     }
 
-    fn make_room(&mut self, positions: usize) {
-        while self.held + positions > self.bounds.positions {
+    /// Halves the share until the live streams fit. They are all looked at then, which is seldom: not before as many have
+    /// come as there were when it changed last.
+    fn narrow(&mut self) {
+        let before = self.share;
+        while self.share > 1 && self.share * self.live.len() > self.bounds.live {
+            self.share /= 2;
+        }
+        if self.share < before {
+            self.live.values_mut().for_each(|history| history.keep_last(self.share));
+        }
+    }
+
+    /// Doubles the share once there is room for twice that.
+    fn widen(&mut self) {
+        while self.share < self.bounds.events && 4 * self.share * self.live.len() <= self.bounds.live {
+            self.share = self.bounds.events.min(2 * self.share);
+        }
+    }
+
+    fn make_room(&mut self) {
+        while self.held > self.bounds.ended {
             let Some((_, forgotten)) = self.ended.pop_lru() else { return };
             self.held -= forgotten.devices.len() + forgotten.before.len();
         }
@@ -129,14 +140,22 @@ impl Histories {
     }
 }
 
+impl History {
+    /// Forgets all events but these.
+    fn keep_last(&mut self, events: usize) {
+        self.before.drain(..self.before.len().saturating_sub(events));
+        self.before.shrink_to(events);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const OWNER: u64 = 1;
 
-    fn histories(events: usize, positions: usize) -> Histories {
-        Histories::new(Bounds { events, positions })
+    fn histories(events: usize, live: usize, ended: usize) -> Histories {
+        Histories::new(Bounds { events, live, ended })
     }
 
     fn at(n: u64) -> Cursor {
@@ -151,7 +170,7 @@ mod tests {
     fn a_stream_goes_back_to_any_of_its_last_events_and_no_further() {
         let mut random = fastrand::Rng::with_seed(3);
         for _ in 0..50 {
-            let mut histories = histories(20, 1000);
+            let mut histories = histories(20, 1000, 1000);
             let stream = histories.begin(OWNER, devices(5));
             let mut true_positions = vec![devices(5).into_iter().collect::<HashMap<_, _>>()];
             for n in 1..=random.u64(0..60) {
@@ -180,8 +199,8 @@ mod tests {
     }
 
     #[test]
-    fn the_stream_that_ended_first_makes_room() {
-        let mut histories = histories(20, 30);
+    fn the_stream_that_ended_first_makes_room_and_live_ones_do_not_take_it() {
+        let mut histories = histories(20, 100, 30);
         let streams = [8, 8, 8, 8].map(|count| histories.begin(OWNER, devices(count)));
         let known =
             |histories: &Histories| streams.map(|stream| histories.as_of(EventId { stream, n: 0 }, OWNER).is_some());
@@ -190,32 +209,64 @@ mod tests {
             histories.end(ended);
             assert_eq!(known(&histories), [true; 4], "24 fit");
         }
-        for n in 1..=7 {
+        for n in 1..=20 {
             histories.advance(fourth, 0, at(n));
         }
-        assert_eq!(known(&histories), [true, false, true, true], "events of those alive count");
+        assert_eq!((known(&histories), histories.held), ([true; 4], 24));
         histories.end(fourth);
-        assert_eq!(known(&histories), [false, false, true, true], "so do the devices of those that ended");
-        assert_eq!(histories.held, 23);
+        assert_eq!((known(&histories), histories.held), ([false, false, false, true], 28), "their events count");
         let large = histories.begin(OWNER, devices(31));
-        assert_eq!(known(&histories), [false, false, true, true], "a stream that lives has its positions anyway");
         histories.end(large);
         assert_eq!((known(&histories), histories.held), ([false; 4], 0), "nothing that is too large is remembered");
     }
 
     #[test]
-    fn where_only_live_streams_are_left_one_forgets_its_own_oldest_event() {
-        let mut histories = histories(20, 3);
-        let [first, second] = [1, 1].map(|count| histories.begin(OWNER, devices(count)));
-        for n in 1..=5 {
-            histories.advance(first, 0, at(n));
+    fn busy_live_streams_leave_room_for_the_one_that_just_ended() {
+        let mut histories = histories(20, 100, 100);
+        let busy: Vec<u64> = (0..6).map(|_| histories.begin(OWNER, devices(1))).collect();
+        let cut = histories.begin(OWNER, devices(1));
+        for n in 1..=20 {
+            for stream in busy.iter().chain([&cut]) {
+                histories.advance(*stream, 0, at(n));
+            }
         }
-        histories.advance(second, 0, at(1));
-        let known = |stream, n| histories.as_of(EventId { stream, n }, OWNER).map(|positions| positions[&DeviceId(0)]);
-        assert_eq!(
-            [1, 2, 3, 4, 5].map(|n| known(first, n)),
-            [None, Some(at(2)), Some(at(3)), Some(at(4)), Some(at(5))]
-        );
-        assert_eq!([0, 1].map(|n| known(second, n)), [None, Some(at(1))]);
+        histories.end(cut);
+        let positions = histories.as_of(EventId { stream: cut, n: 15 }, OWNER);
+        assert_eq!(positions.unwrap()[&DeviceId(0)], at(15));
+    }
+
+    /// How many of its last events a stream of one device can undo.
+    fn undone(histories: &Histories, stream: u64) -> u64 {
+        let last = histories.live[&stream].last;
+        (0..=last).take_while(|back| histories.as_of(EventId { stream, n: last - back }, OWNER).is_some()).count()
+            as u64
+            - 1
+    }
+
+    #[test]
+    fn live_streams_share_what_there_is_evenly_and_never_exceed_it() {
+        let mut histories = histories(16, 64, 0);
+        let mut streams = Vec::new();
+        let mut shares = Vec::new();
+        let tell = |histories: &mut Histories, stream| (1..=16).for_each(|n| _ = histories.advance(stream, 0, at(n)));
+        for _ in 0..70 {
+            streams.push(histories.begin(OWNER, devices(1)));
+            tell(&mut histories, *streams.last().unwrap());
+            let share = undone(&histories, streams[0]);
+            assert!(streams.iter().all(|stream| undone(&histories, *stream) == share), "{}", streams.len());
+            let memory: usize = histories.live.values().map(|history| history.before.capacity()).sum();
+            assert!(memory <= 64.max(4 * streams.len()), "{memory}: at least 4 are allocated");
+            shares.push(share);
+        }
+        assert_eq!([4, 5, 8, 9, 16, 17, 32, 33, 70].map(|live| shares[live - 1]), [16, 8, 8, 4, 4, 2, 2, 1, 1]);
+        shares.clear();
+        while let Some(stream) = streams.pop() {
+            histories.end(stream);
+            if let Some(first) = streams.first() {
+                tell(&mut histories, *first);
+                shares.insert(0, undone(&histories, *first));
+            }
+        }
+        assert_eq!([2, 3, 4, 5, 8, 9, 16, 17].map(|live| shares[live - 1]), [16, 8, 8, 4, 4, 2, 2, 1]);
     }
 }
