@@ -17,10 +17,14 @@ pub(super) struct Bounds {
     pub(super) events: usize,
     /// Positions before events, 24 bytes each, of all live streams. 2^20: all that 1024 of them may have.
     pub(super) live: usize,
-    /// Positions of all ended streams: where they were, and those before their events. 2^21: those of all live streams, so
-    /// that all may be cut off at once, with five times what may be followed.
+    /// Positions of all ended streams: where they were, those before their events, and [`OVERHEAD`] for each stream. 2^21:
+    /// those of all live streams, so that all may be cut off at once, and as many again.
     pub(super) ended: usize,
 }
+
+/// What an ended stream takes beside its positions, in positions: itself, its place in a map that may be half empty, and what
+/// the allocator adds to its two lists: less than 240 bytes.
+const OVERHEAD: usize = 10;
 
 impl Default for Bounds {
     fn default() -> Self {
@@ -36,7 +40,7 @@ pub(super) struct Histories {
     share: usize,
     /// The one that ended first goes first.
     ended: LruCache<u64, History>,
-    /// Positions of those that have ended.
+    /// What those that have ended cost.
     held: usize,
     bounds: Bounds,
 }
@@ -93,7 +97,8 @@ impl Histories {
         let Some(mut history) = self.live.remove(&stream) else { return };
         self.widen();
         history.before.shrink_to_fit();
-        self.held += history.devices.len() + history.before.len();
+        history.devices.shrink_to_fit();
+        self.held += history.cost();
         self.ended.put(stream, history);
         self.make_room();
     }
@@ -120,7 +125,7 @@ impl Histories {
     fn make_room(&mut self) {
         while self.held > self.bounds.ended {
             let Some((_, forgotten)) = self.ended.pop_lru() else { return };
-            self.held -= forgotten.devices.len() + forgotten.before.len();
+            self.held -= forgotten.cost();
         }
     }
 
@@ -141,6 +146,11 @@ impl Histories {
 }
 
 impl History {
+    /// What it takes to remember it, in positions.
+    fn cost(&self) -> usize {
+        OVERHEAD + self.devices.len() + self.before.len()
+    }
+
     /// Forgets all events but these.
     fn keep_last(&mut self, events: usize) {
         self.before.drain(..self.before.len().saturating_sub(events));
@@ -200,7 +210,7 @@ mod tests {
 
     #[test]
     fn the_stream_that_ended_first_makes_room_and_live_ones_do_not_take_it() {
-        let mut histories = histories(20, 100, 30);
+        let mut histories = histories(20, 100, 30 + 3 * OVERHEAD);
         let streams = [8, 8, 8, 8].map(|count| histories.begin(OWNER, devices(count)));
         let known =
             |histories: &Histories| streams.map(|stream| histories.as_of(EventId { stream, n: 0 }, OWNER).is_some());
@@ -212,12 +222,35 @@ mod tests {
         for n in 1..=20 {
             histories.advance(fourth, 0, at(n));
         }
-        assert_eq!((known(&histories), histories.held), ([true; 4], 24));
+        assert_eq!((known(&histories), histories.held), ([true; 4], 24 + 3 * OVERHEAD));
         histories.end(fourth);
-        assert_eq!((known(&histories), histories.held), ([false, false, false, true], 28), "their events count");
-        let large = histories.begin(OWNER, devices(31));
+        assert_eq!(
+            (known(&histories), histories.held),
+            ([false, false, true, true], 36 + 2 * OVERHEAD),
+            "their events count"
+        );
+        let large = histories.begin(OWNER, devices(31 + 2 * OVERHEAD as u64));
         histories.end(large);
         assert_eq!((known(&histories), histories.held), ([false; 4], 0), "nothing that is too large is remembered");
+    }
+
+    #[test]
+    fn a_stream_that_ended_takes_no_more_memory_than_it_counts_for() {
+        let position = size_of::<(DeviceId, Cursor)>();
+        assert_eq!((position, size_of::<(u32, Cursor)>()), (24, 24));
+        // Entries and a byte for each, in a map that has just doubled at seven eighths; a place in a list; two lists of its own.
+        let entry = (size_of::<(u64, History)>() + 1) * 16 / 7;
+        let order = 2 * size_of::<u64>();
+        assert!(entry + order + 2 * 16 <= OVERHEAD * position, "{entry}");
+        let mut histories = histories(20, 100, 1000 * OVERHEAD);
+        for _ in 0..1000 {
+            let stream = histories.begin(OWNER, devices(0));
+            histories.end(stream);
+        }
+        assert_eq!((histories.ended.len(), histories.held), (1000, 1000 * OVERHEAD));
+        let stream = histories.begin(OWNER, devices(1));
+        histories.end(stream);
+        assert_eq!((histories.ended.len(), histories.held), (999, 1 + 999 * OVERHEAD));
     }
 
     #[test]
