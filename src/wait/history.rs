@@ -1,11 +1,10 @@
 //! Where each stream was after each of its last events: what it takes for a listener who was cut off to go on.
 //!
 //! Of each stream its positions now, and for each of its last events the position of a device before it, which leads back
-//! from now to an earlier event. Of streams that have ended as many are remembered as fit.
+//! from now to an earlier event. Of streams that have ended as many are remembered as fit, and the owner of most of them is the
+//! first to lose one.
 
 use std::collections::{HashMap, VecDeque};
-
-use lru::LruCache;
 
 use crate::id::{Cursor, DeviceId, EventId};
 
@@ -38,9 +37,10 @@ pub(super) struct Histories {
     live: HashMap<u64, History>,
     /// Events that a live stream may keep now, at least one.
     share: usize,
-    /// The one that ended first goes first.
-    ended: LruCache<u64, History>,
-    /// What those that have ended cost.
+    ended: HashMap<u64, History>,
+    /// Owners of streams that have ended.
+    owners: HashMap<u64, Owned>,
+    /// What those streams cost.
     held: usize,
     bounds: Bounds,
 }
@@ -56,9 +56,19 @@ struct History {
     before: VecDeque<(u32, Cursor)>,
 }
 
+/// What an owner has of the streams that have ended.
+#[derive(Debug, Default)]
+struct Owned {
+    /// The one that ended first is first.
+    streams: VecDeque<u64>,
+    /// What they cost.
+    held: usize,
+}
+
 impl Histories {
     pub(super) fn new(bounds: Bounds) -> Self {
-        Self { live: HashMap::new(), share: bounds.events, ended: LruCache::unbounded(), held: 0, bounds }
+        let (live, ended, owners) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { live, share: bounds.events, ended, owners, held: 0, bounds }
     }
 
     /// A stream of `owner` begins at these positions; returns its number.
@@ -98,9 +108,33 @@ impl Histories {
         self.widen();
         history.before.shrink_to_fit();
         history.devices.shrink_to_fit();
+        if history.cost() <= self.bounds.ended {
+            self.remember(stream, history);
+        }
+    }
+
+    fn remember(&mut self, stream: u64, history: History) {
+        let owned = self.owners.entry(history.owner).or_default();
+        owned.streams.push_back(stream);
+        owned.held += history.cost();
         self.held += history.cost();
-        self.ended.put(stream, history);
-        self.make_room();
+        self.ended.insert(stream, history);
+        while self.held > self.bounds.ended {
+            self.forget_one();
+        }
+    }
+
+    /// Forgets the stream that ended first of the owner who has most, so that nobody loses streams to one who has more.
+    fn forget_one(&mut self) {
+        let Some((owner, owned)) = self.owners.iter_mut().max_by_key(|(_, owned)| owned.held) else { return };
+        let owner = *owner;
+        let forgotten = owned.streams.pop_front().and_then(|stream| self.ended.remove(&stream));
+        let cost = forgotten.map_or(0, |history| history.cost());
+        owned.held -= cost;
+        self.held -= cost;
+        if owned.streams.is_empty() {
+            self.owners.remove(&owner);
+        }
     }
 
     /// Halves the share until the live streams fit. They are all looked at then, which is seldom: not before as many have
@@ -122,17 +156,10 @@ impl Histories {
         }
     }
 
-    fn make_room(&mut self) {
-        while self.held > self.bounds.ended {
-            let Some((_, forgotten)) = self.ended.pop_lru() else { return };
-            self.held -= forgotten.cost();
-        }
-    }
-
     /// The positions of a stream as they were after this event. `None` if the stream is not known, or not `owner`'s, or the
     /// event is none of its last ones.
     pub(super) fn as_of(&self, event: EventId, owner: u64) -> Option<HashMap<DeviceId, Cursor>> {
-        let history = self.live.get(&event.stream).or_else(|| self.ended.peek(&event.stream))?;
+        let history = self.live.get(&event.stream).or_else(|| self.ended.get(&event.stream))?;
         let undone = usize::try_from(history.last.checked_sub(event.n)?).ok()?;
         if history.owner != owner || undone > history.before.len() {
             return None;
@@ -231,7 +258,37 @@ mod tests {
         );
         let large = histories.begin(OWNER, devices(31 + 2 * OVERHEAD as u64));
         histories.end(large);
-        assert_eq!((known(&histories), histories.held), ([false; 4], 0), "nothing that is too large is remembered");
+        assert_eq!(
+            (known(&histories), histories.held),
+            ([false, false, true, true], 36 + 2 * OVERHEAD),
+            "one that is too large takes nobody's room"
+        );
+    }
+
+    #[test]
+    fn one_who_ends_many_streams_forgets_their_own_only() {
+        let mut histories = histories(20, 100, 100 * (OVERHEAD + 1));
+        let end_one = |histories: &mut Histories, owner| {
+            let stream = histories.begin(owner, devices(1));
+            histories.end(stream);
+            stream
+        };
+        let known = |histories: &Histories, streams: &[u64], owner| {
+            streams.iter().filter(|stream| histories.as_of(EventId { stream: **stream, n: 0 }, owner).is_some()).count()
+        };
+        let first: Vec<_> = (0..20).map(|_| end_one(&mut histories, 1)).collect();
+        let many: Vec<_> = (0..1000).map(|_| end_one(&mut histories, 2)).collect();
+        assert_eq!((known(&histories, &first, 1), known(&histories, &many[920..], 2)), (20, 80));
+        // Others get as much as anybody has.
+        let third: Vec<_> = (0..1000).map(|_| end_one(&mut histories, 3)).collect();
+        assert_eq!((known(&histories, &first, 1), known(&histories, &third[960..], 3)), (20, 40));
+        assert_eq!(known(&histories, &many[960..], 2), 40);
+        let last: Vec<_> = (0..1000).map(|_| end_one(&mut histories, 4)).collect();
+        assert_eq!((known(&histories, &first, 1), histories.ended.len(), histories.owners.len()), (20, 100, 4));
+        assert!((26..=27).contains(&known(&histories, &last[970..], 4)));
+        let large = histories.begin(5, devices(99 * (OVERHEAD as u64 + 1)));
+        histories.end(large);
+        assert_eq!((histories.ended.len(), histories.owners.len()), (100, 4), "alone more than all others have");
     }
 
     #[test]
