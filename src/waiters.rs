@@ -151,6 +151,17 @@ impl Waiters {
         Ok(found.await)
     }
 
+    /// As [`Self::wait`], but none of [`Self::latency`]: for one who runs when it suits somebody else, not once it is woken.
+    pub async fn wait_untimed<T>(&self, id: DeviceId, mut look: impl FnMut() -> Option<T>) -> Result<T, Full> {
+        let place = self.enter(id)?;
+        let found = poll_fn(|context| {
+            // In this order, as above.
+            place.set_waker(context.waker());
+            look().map_or(Poll::Pending, Poll::Ready)
+        });
+        Ok(found.await)
+    }
+
     /// Wakes everyone who waits for `id`, in the order they came. To be called after a packet of `id` was taken into the
     /// table. Costs a fence and a load when nobody waits for any device, reads the clock only for somebody who sleeps, and
     /// allocates nothing.
@@ -179,7 +190,7 @@ impl Waiters {
         self.woken.load(Ordering::Relaxed)
     }
 
-    /// From wake-ups to when the woken looked again. One that gave up in between is not among them.
+    /// From wake-ups to when the woken of [`Self::wait`] looked again. One that gave up in between is not among them.
     pub fn latency(&self) -> Reading<{ LATENCY_BOUNDS.len() }> {
         self.latency.read()
     }
@@ -400,6 +411,23 @@ mod tests {
         waiters.wake(DEVICE);
         assert!(poll(&mut wait, Waker::noop()).is_pending());
         assert_eq!((timed(), waiters.woken()), (2, 3));
+    }
+
+    #[test]
+    fn a_wait_that_is_not_timed_is_woken_as_any_other() {
+        let waiters = waiters(1, 10);
+        let found = Cell::new(None);
+        let mut wait = pin!(waiters.wait_untimed(DEVICE, || found.get()));
+        assert_eq!((poll(&mut wait, Waker::noop()), waiters.waiting()), (Poll::Pending, 1));
+        waiters.wake(DEVICE);
+        assert_eq!(poll(&mut wait, Waker::noop()), Poll::Pending);
+        found.set(Some(5));
+        waiters.wake(DEVICE);
+        let refused = poll(&mut pin!(waiters.wait_untimed(DEVICE, || Some(5))), Waker::noop());
+        assert_eq!(refused, Poll::Ready(Err(Full::Device)));
+        assert_eq!(poll(&mut wait, Waker::noop()), Poll::Ready(Ok(5)));
+        assert_eq!((waiters.woken(), waiters.latency().count()), (2, 0));
+        assert!(nothing_is_left(&waiters));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Following devices: an event for every packet of many devices, for as long as somebody listens.
+//! Following many devices for as long as somebody listens: an event whenever one has spoken, with how many packets it stands
+//! for.
 //!
 //! Nothing is queued for a listener who is slow: events are made when they are asked for, and what came meanwhile is told
 //! as missed. A listener who was cut off goes on after the last event that arrived, as long as it is remembered.
@@ -209,13 +210,13 @@ impl Spoke {
 }
 
 /// Waits for every packet of a device for good. Its place is kept from one packet to the next, so that no other waiter can
-/// take it.
+/// take it. Not timed: it looks when the listener takes more, which a slow one does late.
 async fn watch(waiters: Arc<Waiters>, id: DeviceId, index: u32, spoke: Arc<Mutex<Spoke>>) -> Full {
     let look = || {
         lock(&spoke).add(index);
         None::<Infallible>
     };
-    match waiters.wait(id, look).await {
+    match waiters.wait_untimed(id, look).await {
         Err(full) => full,
         Ok(never) => match never {},
     }
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_packet_of_each_device_is_an_event() {
+    async fn every_packet_that_is_listened_for_is_an_event() {
         let (gateway, streams) = gateway();
         gateway.hear(DEVICE, 1);
         let mut following = from_now(&streams, &[DEVICE, OTHER]);
@@ -313,6 +314,18 @@ mod tests {
             assert_eq!(following.next().await.unwrap().device, OTHER);
             assert_eq!(following.next().await.unwrap().device, DEVICE);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listener_who_takes_its_time_is_not_taken_for_a_busy_gateway() {
+        let (gateway, streams) = gateway();
+        let mut following = from_now(&streams, &[DEVICE]);
+        for sequence in 1..4 {
+            assert_eq!(all_told(&mut following).len(), usize::from(sequence > 1));
+            gateway.hear(DEVICE, sequence);
+        }
+        assert_eq!(all_told(&mut following), [(DEVICE, 3, Some(0))]);
+        assert_eq!((gateway.waiters.woken(), gateway.waiters.latency().count()), (3, 0));
     }
 
     #[tokio::test(start_paused = true)]
