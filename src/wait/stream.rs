@@ -150,11 +150,11 @@ impl Following {
         EventId { stream: self.number, n: 0 }
     }
 
-    /// Takes no more notice of packets: what there is to tell now is told, then the stream ends.
+    /// Takes no more notice of packets: of each device what there is to tell is told once more, then the stream ends.
     pub fn close(&mut self) {
-        // Each of them looks again, should it have been woken just now.
-        let _ = self.watches.poll_next_unpin(&mut Context::from_waker(Waker::noop()));
         self.watches.clear();
+        // Of each of them, since one that was counted just now may not have woken its watch yet.
+        lock(&self.spoke).add_all();
     }
 }
 
@@ -200,6 +200,10 @@ impl Spoke {
         {
             self.queue.push_back(index);
         }
+    }
+
+    fn add_all(&mut self) {
+        (0..).take(self.queued.len()).for_each(|index| self.add(index));
     }
 
     fn next(&mut self) -> Option<u32> {
@@ -448,10 +452,23 @@ mod tests {
         assert_eq!(all_told(&mut following), []);
         gateway.hear(DEVICE, 1);
         following.close();
-        gateway.hear(OTHER, 1);
         gateway.hear(DEVICE, 2);
         assert_eq!(following.next().await.map(|event| told(&event)), Some((DEVICE, 2, Some(1))));
+        gateway.hear(DEVICE, 3);
         assert_eq!((following.next().await, gateway.waiters.waiting()), (None, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_stream_tells_a_packet_that_has_woken_nobody_yet() {
+        let (gateway, streams) = gateway();
+        let mut following = from_now(&streams, &[DEVICE, OTHER, THIRD]);
+        assert_eq!(all_told(&mut following), []);
+        gateway.hear(THIRD, 1);
+        gateway.record(DEVICE, 1);
+        following.close();
+        gateway.waiters.wake(DEVICE);
+        let rest: Vec<_> = following.map(|event| told(&event)).collect().await;
+        assert_eq!(rest, [(DEVICE, 1, Some(0)), (THIRD, 1, Some(0))]);
     }
 
     #[test]

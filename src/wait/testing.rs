@@ -36,8 +36,14 @@ impl Gateway {
         Self { table, waiters, waits }
     }
 
-    /// A packet of `id` with this sequence, as many seconds after the start, sealed and opened.
+    /// A packet of `id` with this sequence, and whoever waits for it is woken.
     pub(super) fn hear(&self, id: DeviceId, sequence: u16) {
+        self.record(id, sequence);
+        self.waiters.wake(id);
+    }
+
+    /// A packet of `id` with this sequence, as many seconds after the start, sealed and opened. Nobody is woken yet.
+    pub(super) fn record(&self, id: DeviceId, sequence: u16) {
         let at = START.after(Duration::from_secs(sequence.into()));
         let header = Header {
             packet_type: PacketType::TDF,
@@ -55,7 +61,6 @@ impl Gateway {
         let path = &Path::Direct(([192, 0, 2, 1], 4000).into());
         let packet = Packet { verified: &verified, path, may_move: true, application: None, at };
         assert!(matches!(self.table.record(&packet), Outcome::Counted(_)), "{sequence}");
-        self.waiters.wake(id);
     }
 
     /// A wait of a minute, begun.
