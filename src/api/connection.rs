@@ -1,5 +1,5 @@
 //! One TCP connection as hyper sees it, with the deadlines that hyper does not keep: first byte, head of a request, idle
-//! time, and a client that does not read its answer.
+//! time, a client that does not read its answer, and one that is gone without a word.
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::Version;
+use socket2::TcpKeepalive;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
@@ -17,6 +18,15 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 /// How long the rest of a refused body is read and thrown away, so that the client sees the answer before the reset that
 /// unread bytes cause.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// How long the kernel waits for a client to acknowledge what was sent, or to make way for it. On Linux this also decides, in
+/// place of the number of probes, when a silent client is given up: two are unanswered by then, so that a single one may
+/// be lost.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(45);
+/// A client of which nothing was heard for so long is asked by TCP whether it is there.
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+const PROBES: u32 = 3;
 
 /// Time limits of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +73,8 @@ pub(super) struct InFlight {
 
 impl Peer {
     pub(super) fn new(stream: TcpStream) -> Arc<Self> {
+        // If the connection is broken already, whoever reads it finds out.
+        let _ = set_options(&stream);
         Arc::new(Self {
             stream,
             begun: AtomicUsize::new(0),
@@ -230,6 +242,17 @@ impl Guarded {
     }
 }
 
+/// A client that vanished, with whatever waits for it, is noticed within a minute, also by a stream on which nothing happens
+/// and by a wait, during which nothing is sent at all.
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    // An answer is one write, and a wake-up is worth a packet of its own.
+    stream.set_nodelay(true)?;
+    let socket = socket2::SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    let keepalive = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_INTERVAL).with_retries(PROBES);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
 /// Fails at `deadline`.
 fn poll_deadline<T>(
     timer: &mut Option<Pin<Box<Sleep>>>,
@@ -286,5 +309,29 @@ impl AsyncWrite for Guarded {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(self.peer.shutdown())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_vanished_is_noticed_within_a_minute() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let peer = Peer::new(listener.accept().await.unwrap().0);
+        let socket = socket2::SockRef::from(&peer.stream);
+        assert!(socket.keepalive().unwrap() && socket.tcp_nodelay().unwrap());
+        let (after, interval) = (socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap());
+        assert_eq!((after, interval), (PROBE_AFTER, PROBE_INTERVAL));
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), PROBES);
+        let unacknowledged = socket.tcp_user_timeout().unwrap().unwrap();
+        assert!(after + interval < unacknowledged, "one lost probe is not the end");
+        let minute = Duration::from_secs(60);
+        assert!(after + interval * PROBES <= minute, "a wait");
+        assert!(super::super::events::COMMENT_INTERVAL + unacknowledged <= minute, "a stream");
     }
 }

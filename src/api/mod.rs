@@ -239,8 +239,6 @@ impl Surface {
 
     async fn connection(self: Arc<Self>, stream: TcpStream, builders: Arc<Builders>, watcher: Watcher) {
         let _counted = Counted::new(self.api.metrics.connections().clone());
-        // An answer is one write, and a wake-up is worth a packet of its own.
-        let _ = stream.set_nodelay(true);
         let peer = Peer::new(stream);
         let Some(preface) = self.preface(&peer).await else { return };
         if let Err(error) = self.exchange(&peer, builders.of(preface), watcher).await {
