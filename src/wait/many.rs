@@ -1,10 +1,14 @@
-//! Waiting for many devices at once: for any of them, or for all. One deadline for all of them, and a packet costs the
-//! same however many devices its waiter has named.
+//! Waiting for many devices at once: for any of them, or for all. One deadline for all of them.
+//!
+//! While a wait lasts, a packet costs the same however many devices its waiter has named. To begin and to end a wait costs
+//! something for each of them, with pauses in between in which others run. Whoever asks for any of a long list again and
+//! again pays that for each packet, and does better to follow the devices, with [`super::stream`].
 
 use std::collections::HashSet;
 
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
 use crate::id::{Cursor, DeviceId};
@@ -73,6 +77,9 @@ impl FromIterator<(DeviceId, Option<Cursor>)> for Devices {
     }
 }
 
+/// Devices that are looked at in a row before others run: a few dozen microseconds.
+const TURN: usize = 256;
+
 /// One device of a wait for many.
 struct Watched {
     id: DeviceId,
@@ -83,8 +90,9 @@ struct Watched {
 
 impl PacketWaits {
     /// As [`PacketWaits::wait_for_packet`] for many devices: each is answered by a packet newer than its position or else
-    /// newer than this call, and at once if it is behind already or its position is of a former epoch. What is told of a
-    /// device is its latest packet at the end. Answers at once if there is no device.
+    /// newer than the first look at it, which comes at the beginning, and at once if it is behind already or its position is
+    /// of a former epoch. What is told of a device is its latest packet at the end. Answers at once if there is no device,
+    /// and after the first look at each if the deadline has passed.
     ///
     /// Holds one place among the waiters for each device that has to be waited for, and none on return. Cancel-safe: a
     /// dropped future leaves nothing behind.
@@ -94,34 +102,48 @@ impl PacketWaits {
         mode: Mode,
         deadline: Instant,
     ) -> Result<ManyWaited, DeviceError> {
-        let mut watched = self.watch(devices)?;
-        if !mode.is_satisfied(&watched) {
-            // At the deadline there is what there is.
-            timeout_at(deadline, self.collect(&mut watched, mode)).await.unwrap_or(Ok(()))?;
+        let mut watched = self.watch(devices).await?;
+        if !mode.is_satisfied(&watched) && Instant::now() < deadline {
+            match timeout_at(deadline, self.collect(&mut watched, mode)).await {
+                Ok(collected) => collected?,
+                // What was forgotten meanwhile woke nobody.
+                Err(_) => self.look_at_the_others(&mut watched).await,
+            }
         }
-        Ok(self.answer(watched, mode))
+        Ok(self.answer(watched, mode).await)
     }
 
     /// A first look at each device.
-    fn watch(&self, devices: &Devices) -> Result<Vec<Watched>, DeviceError> {
-        let watch = |(id, after)| match self.begin(id, after) {
-            Ok(Ok(found)) => Ok(Watched { id, base: after.unwrap_or(found.cursor()), first: Some(Box::new(found)) }),
-            Ok(Err(base)) => Ok(Watched { id, base, first: None }),
-            Err(error) => Err(DeviceError { device: id, error }),
-        };
-        devices.iter().map(watch).collect()
+    async fn watch(&self, devices: &Devices) -> Result<Vec<Watched>, DeviceError> {
+        let mut watched = Vec::with_capacity(devices.len());
+        for (index, (id, after)) in devices.iter().enumerate() {
+            pause_before(index).await;
+            let (base, first) = match self.begin(id, after).map_err(|error| DeviceError { device: id, error })? {
+                Ok(found) => (after.unwrap_or(found.cursor()), Some(Box::new(found))),
+                Err(base) => (base, None),
+            };
+            watched.push(Watched { id, base, first });
+        }
+        Ok(watched)
     }
 
-    /// Waits until `mode` is satisfied.
+    /// Waits until `mode` is satisfied. Places are taken by turns: a packet that comes before a device has its place is found
+    /// by the look that follows, since it is newer than the first one.
     async fn collect(&self, watched: &mut [Watched], mode: Mode) -> Result<(), DeviceError> {
-        let missing = watched.iter().enumerate().filter(|(_, watched)| watched.first.is_none());
-        let waits = missing.map(|(index, watched)| self.one_of_many(index, watched.id, watched.base));
-        let mut waits: FuturesUnordered<_> = waits.collect();
+        let mut waits = FuturesUnordered::new();
+        for start in (0..watched.len()).step_by(TURN) {
+            pause_before(start).await;
+            let missing = (start..watched.len().min(start + TURN)).filter(|index| watched[*index].first.is_none());
+            waits.extend(missing.map(|index| self.one_of_many(index, watched[index].id, watched[index].base)));
+            if take_ready(&mut waits, watched, mode)? && mode == Mode::Any {
+                return Ok(());
+            }
+        }
         while let Some((index, found)) = waits.next().await {
-            let watched = &mut watched[index];
-            let found = found.map_err(|full| DeviceError { device: watched.id, error: full.into() })?;
-            watched.first = Some(Box::new(found));
+            take(watched, index, found, mode)?;
             if mode == Mode::Any {
+                // Others may have spoken in the same moment.
+                take_ready(&mut waits, watched, mode)?;
                 break;
             }
         }
@@ -132,21 +154,63 @@ impl PacketWaits {
         (index, self.waiters.wait(id, || self.look(id, base).ok()).await)
     }
 
-    /// A last look at each device: more may have come of those that were heard, others may have been heard in the same
-    /// moment, and what was forgotten woke nobody.
-    fn answer(&self, watched: Vec<Watched>, mode: Mode) -> ManyWaited {
+    async fn look_at_the_others(&self, watched: &mut [Watched]) {
+        for (index, watched) in watched.iter_mut().filter(|watched| watched.first.is_none()).enumerate() {
+            pause_before(index).await;
+            watched.first = self.look(watched.id, watched.base).ok().map(Box::new);
+        }
+    }
+
+    /// Tells of the devices of which there is something; of those more may have come since.
+    async fn answer(&self, watched: Vec<Watched>, mode: Mode) -> ManyWaited {
         let (mut packets, mut pending) = (Vec::new(), Vec::new());
         for Watched { id, base, first } in watched {
-            match self.look(id, base).ok().or(first.map(|first| *first)) {
-                Some(found) => packets.push((id, found)),
-                None => pending.push(id),
-            }
+            let Some(first) = first else {
+                pending.push(id);
+                continue;
+            };
+            pause_before(packets.len()).await;
+            packets.push((id, self.look(id, base).unwrap_or(*first)));
         }
         let timed_out = match mode {
             Mode::Any => packets.is_empty() && !pending.is_empty(),
             Mode::All => !pending.is_empty(),
         };
         ManyWaited { packets, pending, timed_out }
+    }
+}
+
+/// Takes what there is without waiting, and tells whether there was something. Who is woken meanwhile is found by the next
+/// poll.
+fn take_ready<F: Future<Output = (usize, Result<Waited, Full>)>>(
+    waits: &mut FuturesUnordered<F>,
+    watched: &mut [Watched],
+    mode: Mode,
+) -> Result<bool, DeviceError> {
+    let mut taken = false;
+    while let Some(Some((index, found))) = waits.next().now_or_never() {
+        take(watched, index, found, mode)?;
+        taken = true;
+    }
+    Ok(taken)
+}
+
+/// One without a place is not missed if the others suffice.
+fn take(watched: &mut [Watched], index: usize, found: Result<Waited, Full>, mode: Mode) -> Result<(), DeviceError> {
+    match found {
+        Ok(found) => watched[index].first = Some(Box::new(found)),
+        Err(full) if !mode.is_satisfied(watched) => {
+            return Err(DeviceError { device: watched[index].id, error: full.into() });
+        }
+        Err(_) => {}
+    }
+    Ok(())
+}
+
+/// Lets others run before each turn but the first.
+async fn pause_before(index: usize) {
+    if index > 0 && index.is_multiple_of(TURN) {
+        yield_now().await;
     }
 }
 
@@ -165,8 +229,10 @@ impl Mode {
 mod tests {
     use super::super::testing::{DEVICE, Gateway, MINUTE, OTHER, START};
     use super::*;
-    use crate::table::{TableConfig, Unregistered};
-    use tokio::task::{JoinHandle, yield_now};
+    use crate::table::{RouteTable, TableConfig, Unregistered};
+    use crate::waiters::{Waiters, WaitersConfig};
+    use std::sync::Arc;
+    use tokio::task::JoinHandle;
 
     const THIRD: DeviceId = DeviceId(9);
 
@@ -252,6 +318,100 @@ mod tests {
         assert_eq!((answer.pending, answer.timed_out), (vec![DEVICE], true));
         assert_eq!(Instant::now() - begun, MINUTE);
         assert_eq!(gateway.waiters.waiting(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn any_looks_only_at_those_that_were_woken_and_at_the_deadline_at_all() {
+        let gateway = Gateway::new(&TableConfig { unregistered_limit: 1, ..TableConfig::default() }, 10);
+        for (speaks, expected, pending) in [(OTHER, OTHER, DEVICE), (THIRD, DEVICE, OTHER)] {
+            let sequence = |more: u64| (gateway.table.cursor(DEVICE).n + more) as u16;
+            gateway.hear(DEVICE, sequence(1));
+            let wait = begin(&gateway, named(&[DEVICE, OTHER]), Mode::Any).await;
+            gateway.hear(speaks, sequence(2));
+            assert_eq!(gateway.table.snapshot(DEVICE), None, "it made room, which wakes nobody");
+            let answer = wait.await.unwrap().unwrap();
+            assert_eq!((answer.packets[0].0, answer.packets.len(), answer.pending), (expected, 1, vec![pending]));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_has_passed_needs_no_place_and_gives_what_the_first_look_found() {
+        let gateway = Gateway::new(&TableConfig::default(), 1);
+        gateway.hear(DEVICE, 1);
+        let taken = begin(&gateway, named(&[DEVICE, OTHER]), Mode::All).await;
+        let start = Cursor { n: 0, ..gateway.table.cursor(DEVICE) };
+        for mode in [Mode::Any, Mode::All] {
+            let poll = async |devices| gateway.waits.wait_for_packets(&devices, mode, Instant::now()).await.unwrap();
+            let nothing = poll(named(&[DEVICE, OTHER])).await;
+            assert_eq!((packets(&nothing), nothing.timed_out), (vec![], true));
+            let one = poll([(DEVICE, Some(start)), (OTHER, None)].into_iter().collect()).await;
+            assert_eq!((packets(&one), one.pending), (vec![(DEVICE, 1, Some(0))], vec![OTHER]));
+        }
+        taken.abort();
+    }
+
+    /// More than three turns.
+    fn long_list() -> (Gateway, Devices) {
+        let table = Arc::new(RouteTable::new(&TableConfig::default()));
+        let waiters = Arc::new(Waiters::new(&WaitersConfig { per_device: 1, total: LONG }));
+        let waits = PacketWaits::new(Arc::clone(&table), Arc::clone(&waiters));
+        (Gateway { table, waiters, waits }, (0..LONG as u64).map(|id| (DeviceId(id), None)).collect())
+    }
+
+    const LONG: usize = 3 * TURN + 1;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_list_lets_others_run_and_loses_no_packet_that_comes_meanwhile() {
+        let (gateway, devices) = long_list();
+        let last = DeviceId(LONG as u64 - 1);
+        for mode in [Mode::Any, Mode::All] {
+            let wait = begin(&gateway, devices.clone(), mode).await;
+            let mut turns = 1;
+            while gateway.waiters.waiting() == 0 {
+                yield_now().await;
+                turns += 1;
+            }
+            assert_eq!((turns, gateway.waiters.waiting()), (4, TURN), "each has been looked at, a turn has places");
+            gateway.hear(last, gateway.table.cursor(last).n as u16 + 1);
+            for waiting in [2 * TURN, 3 * TURN] {
+                yield_now().await;
+                assert_eq!(gateway.waiters.waiting(), waiting);
+            }
+            if mode == Mode::All {
+                yield_now().await;
+                assert_eq!(gateway.waiters.waiting(), LONG - 1, "the last one has spoken");
+                gateway.hear(DEVICE, gateway.table.cursor(DEVICE).n as u16 + 1);
+            }
+            let answer = wait.await.unwrap().unwrap();
+            assert_eq!(answer.packets.last().unwrap().0, last);
+            assert_eq!((answer.timed_out, gateway.waiters.waiting()), (mode == Mode::All, 0));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_list_that_is_dropped_between_two_turns_leaves_nothing() {
+        let (gateway, devices) = long_list();
+        let wait = begin(&gateway, devices, Mode::Any).await;
+        while gateway.waiters.waiting() == 0 {
+            yield_now().await;
+        }
+        wait.abort();
+        assert!(wait.await.unwrap_err().is_cancelled());
+        assert_eq!(gateway.waiters.waiting(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_without_a_place_is_not_missed_where_another_has_spoken() {
+        let (gateway, devices) = long_list();
+        let full = gateway.begin(DeviceId(TURN as u64), None).await;
+        let wait = begin(&gateway, devices, Mode::Any).await;
+        while gateway.waiters.waiting() == 1 {
+            yield_now().await;
+        }
+        // Of the first turn; it is found in the second one, together with the lack of a place.
+        gateway.hear(DeviceId(0), 1);
+        assert_eq!(wait.await.unwrap().unwrap().packets.len(), 1);
+        full.abort();
     }
 
     #[tokio::test(start_paused = true)]
