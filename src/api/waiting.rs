@@ -52,8 +52,9 @@ impl Call<'_> {
 
     async fn wait(&self, id: DeviceId, query: Result<WaitQuery, ApiError>, ending: &mut Ending) -> Answer {
         let query = query?;
-        let _place = self.places(1)?;
-        let deadline = self.deadline(query.timeout.unwrap_or(DEFAULT_WAIT));
+        let timeout = query.timeout.unwrap_or(DEFAULT_WAIT);
+        let _place = self.places_for(timeout, 1)?;
+        let deadline = self.deadline(timeout);
         let wait = pin!(self.api.waits.wait_for_packet(id, query.after, deadline));
         let waited = self.unless_interrupted(wait, ending).await??;
         ending.set(outcome(&waited));
@@ -74,8 +75,9 @@ impl Call<'_> {
         if let Kind::Events(origin) = kind {
             return self.follow(&wanted.devices, wanted.timeout, origin, ending);
         }
-        let _places = self.places(wanted.devices.len())?;
-        let deadline = self.deadline(wanted.timeout.unwrap_or(DEFAULT_WAIT));
+        let timeout = wanted.timeout.unwrap_or(DEFAULT_WAIT);
+        let _places = self.places_for(timeout, wanted.devices.len())?;
+        let deadline = self.deadline(timeout);
         let wait = pin!(self.api.waits.wait_for_packets(&wanted.devices, wanted.mode, deadline));
         let waited = self.unless_interrupted(wait, ending).await??;
         ending.set(outcome_of_many(&waited));
@@ -99,6 +101,11 @@ impl Call<'_> {
         let mut response = Response::new(Content::Events(Box::new(events)));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(EVENTS));
         Ok(response)
+    }
+
+    /// Who does not wait needs no place.
+    fn places_for(&self, timeout: Duration, count: usize) -> Result<Option<WaitPlaces>, ApiError> {
+        if timeout.is_zero() { Ok(None) } else { self.places(count).map(Some) }
     }
 
     fn places(&self, count: usize) -> Result<WaitPlaces, ApiError> {

@@ -129,7 +129,7 @@ impl PacketWaits {
     }
 
     /// Waits until a packet of the device newer than `after`, or else newer than this call, is counted. Answers at once
-    /// if that has happened already, or if `after` is of a former epoch.
+    /// if that has happened already, if `after` is of a former epoch, or if the deadline has passed.
     ///
     /// Cancel-safe: a dropped future leaves nothing behind.
     pub async fn wait_for_packet(
@@ -142,6 +142,9 @@ impl PacketWaits {
             Ok(found) => return Ok(found),
             Err(base) => base,
         };
+        if deadline <= Instant::now() {
+            return Ok(Waited::TimedOut { cursor: base });
+        }
         let wait = self.waiters.wait(id, || self.look(id, base).ok());
         match timeout_at(deadline, wait).await {
             Ok(found) => Ok(found?),
@@ -356,6 +359,8 @@ mod tests {
         let behind = Cursor { n: 0, ..gateway.table.cursor(DEVICE) };
         let third = gateway.begin(DEVICE, None).await;
         assert_eq!(packet(gateway.at_once(DEVICE, Some(behind)).await), (1, 1, 0), "needs no place");
+        let passed = gateway.waits.wait_for_packet(DEVICE, None, Instant::now()).await;
+        assert_eq!(passed, Ok(Waited::TimedOut { cursor: gateway.table.cursor(DEVICE) }), "nor does this");
         third.abort();
     }
 

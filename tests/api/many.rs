@@ -180,9 +180,11 @@ async fn a_request_counts_once_for_each_device_it_names() {
         refused.is_error(status, words);
         assert_eq!(refused.header("retry-after"), Some("1"));
         assert_eq!(server.waiters.waiting(), 2, "nothing is left of it");
+        let asks = bytes(&json!({"deviceIds": [FIRST, SECOND], "timeoutMs": 0}));
+        assert_eq!(server.post(MANY, key, &asks).await.status, 204, "who does not wait needs no place");
         server.report(DeviceId(1), 1);
         assert_eq!(first.answer(false).await.status, 200);
-        let body = json!({"deviceIds": [FIRST, SECOND], "timeoutMs": 0});
+        let body = json!({"deviceIds": [FIRST, SECOND], "timeoutMs": 1});
         assert_eq!(server.post(MANY, key, &bytes(&body)).await.status, 204, "the places are free again");
     }
 }

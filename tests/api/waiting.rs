@@ -132,9 +132,11 @@ async fn each_bound_has_its_status_and_says_when_to_try_again() {
         let refused = server.get(path, key).await;
         refused.is_error(status, "too many");
         assert_eq!(refused.header("retry-after"), Some("1"));
+        let asks = server.get(&format!("{path}?timeoutMs=0"), key).await;
+        assert_eq!(asks.status, 204, "who does not wait needs no place");
         server.report(DEVICE, 1);
         assert_eq!(first.answer(false).await.status, 200);
-        let free = server.get(&format!("{path}?timeoutMs=0"), key).await;
+        let free = server.get(&format!("{path}?timeoutMs=1"), key).await;
         assert_eq!(free.status, 204, "the place is free again");
     }
 }
