@@ -138,11 +138,8 @@ pub enum ApiError {
     )]
     NotRegistered(DeviceId),
     /// There is nothing to wait for, or no place to wait.
-    #[error("{0}")]
-    Wait(#[from] WaitError),
-    /// The same of one device of many.
-    #[error("{0}")]
-    WaitFor(#[from] DeviceError),
+    #[error(transparent)]
+    Wait(#[from] DeviceError),
     /// The credential has as many waits as it may, or all together where there are none.
     #[error("too many waits with the same credentials, or with none; end some, or try again later")]
     CredentialFull,
@@ -182,7 +179,7 @@ impl ApiError {
     /// The HTTP status.
     pub const fn status(&self) -> StatusCode {
         match self {
-            Self::Wait(error) | Self::WaitFor(DeviceError { error, .. }) => status_of_wait(error),
+            Self::Wait(DeviceError { error, .. }) => status_of_wait(error),
             Self::PathDevice(_)
             | Self::BodyBroken
             | Self::Body(_)
@@ -231,8 +228,7 @@ impl ApiError {
             Self::TooManyConnections
             | Self::NoRoom
             | Self::CredentialFull
-            | Self::Wait(WaitError::Full(_))
-            | Self::WaitFor(DeviceError { error: WaitError::Full(_), .. }) => {
+            | Self::Wait(DeviceError { error: WaitError::Full(_), .. }) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_BOUND_SECONDS));
             }
             Self::ShuttingDown => {
@@ -285,14 +281,14 @@ mod tests {
 
     #[test]
     fn the_code_of_the_body_is_the_status() {
+        let wait = |error| ApiError::from(DeviceError { device: DeviceId(7), error });
         for (error, code) in [
             (ApiError::from(Unroutable::Path), 404),
             (ApiError::from(Unroutable::Method { allow: "POST" }), 405),
             (ApiError::from(Unroutable::Device(IdError::Device)), 400),
-            (ApiError::Wait(WaitError::NotRegistered), 404),
-            (ApiError::Wait(WaitError::Full(Full::Device)), 429),
-            (ApiError::Wait(WaitError::Full(Full::Total)), 503),
-            (ApiError::from(DeviceError { device: DeviceId(7), error: WaitError::Full(Full::Device) }), 429),
+            (wait(WaitError::NotRegistered), 404),
+            (wait(WaitError::Full(Full::Device)), 429),
+            (wait(WaitError::Full(Full::Total)), 503),
             (ApiError::CredentialFull, 429),
             (ApiError::NoRoom, 503),
             (ApiError::ShuttingDown, 503),

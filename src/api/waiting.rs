@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::id::DeviceId;
 use crate::wait::Waited;
-use crate::wait::many::{Devices, ManyWaited};
+use crate::wait::many::{DeviceError, Devices, ManyWaited};
 use crate::wait::stream::Origin;
 
 use super::access::WaitPlaces;
@@ -56,7 +56,8 @@ impl Call<'_> {
         let _place = self.places_for(timeout, 1)?;
         let deadline = self.deadline(timeout);
         let wait = pin!(self.api.waits.wait_for_packet(id, query.after, deadline));
-        let waited = self.unless_interrupted(wait, ending).await??;
+        let waited = self.unless_interrupted(wait, ending).await?;
+        let waited = waited.map_err(|error| DeviceError { device: id, error })?;
         ending.set(outcome(&waited));
         match view(id, &waited) {
             Some(view) => self.ok(&view),

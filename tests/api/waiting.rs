@@ -106,7 +106,7 @@ async fn an_unregistered_device_is_not_waited_for_where_none_are_served() {
     let mut setup = Setup::default();
     setup.table.unregistered = Unregistered::Deny;
     let server = Server::start(setup).await;
-    server.get(WAIT, "").await.is_error(404, "not registered");
+    server.get(WAIT, "").await.is_error(404, "device d291d4d66bf0a955: device is not registered");
     server.table.register(DEVICE, AT);
     assert_eq!(server.get(&format!("{WAIT}?timeoutMs=0"), "").await.status, 204);
 }
@@ -116,11 +116,12 @@ async fn each_bound_has_its_status_and_says_when_to_try_again() {
     let other = "/device/deviceId/0000000000000001/waitForPacket";
     let key = "x-api-key: ik_0123456789abcdef\r\n";
     let keys = || Access::of_keys(["ik_0123456789abcdef"]);
-    for (per_device, total, per_credential, path, status, access) in [
-        (1, 9, 9, WAIT, 429, keys()),
-        (9, 1, 9, other, 503, keys()),
-        (9, 9, 1, other, 429, keys()),
-        (9, 9, 1, other, 429, Access::open()),
+    let same = "too many waits with the same credentials";
+    for (per_device, total, per_credential, path, status, words, access) in [
+        (1, 9, 9, WAIT, 429, "device d291d4d66bf0a955: too many wait for this device", keys()),
+        (9, 1, 9, other, 503, "device 0000000000000001: too many wait at this gateway", keys()),
+        (9, 9, 1, other, 429, same, keys()),
+        (9, 9, 1, other, 429, same, Access::open()),
     ] {
         let mut setup = Setup { access, ..Setup::default() };
         (setup.waiters.per_device, setup.waiters.total) = (per_device, total);
@@ -130,7 +131,7 @@ async fn each_bound_has_its_status_and_says_when_to_try_again() {
         first.send_head("GET", WAIT, key).await;
         server.waiting(1).await;
         let refused = server.get(path, key).await;
-        refused.is_error(status, "too many");
+        refused.is_error(status, words);
         assert_eq!(refused.header("retry-after"), Some("1"));
         let asks = server.get(&format!("{path}?timeoutMs=0"), key).await;
         assert_eq!(asks.status, 204, "who does not wait needs no place");
