@@ -41,6 +41,8 @@ pub(super) struct Call<'a> {
     pub(super) caller: Caller<'a>,
     pub(super) peer: &'a Arc<Peer>,
     pub(super) http2: bool,
+    /// Whether only the headers are asked for, by `HEAD`.
+    pub(super) head: bool,
     pub(super) shutdown: watch::Receiver<bool>,
     pub(super) format: Format,
     pub(super) begun: Instant,

@@ -280,7 +280,7 @@ impl Surface {
         let answer = match self.admit(&matched, &request) {
             Ok((caller, endpoint)) => {
                 let (api, shutdown, begun) = (&self.api, self.shutdown.clone(), Instant::now());
-                let call = Call { api, room: &self.room, caller, peer: &peer, http2, shutdown, format, begun };
+                let call = Call { api, room: &self.room, caller, peer: &peer, http2, head, shutdown, format, begun };
                 unwound(pin!(call.answer(endpoint, Box::new(request)))).await
             }
             Err(error) => Err(error),

@@ -53,6 +53,8 @@ pub(super) enum Content {
     Whole(Bytes),
     /// Events as they happen.
     Events(Box<Events>),
+    /// Nothing, in place of events, to who asks for the headers only.
+    NoEvents,
 }
 
 /// A body that hyper takes part by part.
@@ -82,7 +84,7 @@ impl Content {
     pub(super) fn len(&self) -> Option<usize> {
         match self {
             Self::Whole(bytes) => Some(bytes.len()),
-            Self::Events(_) => None,
+            Self::Events(_) | Self::NoEvents => None,
         }
     }
 }
@@ -100,6 +102,7 @@ impl Outgoing {
     pub(super) fn new(content: Content, room: Option<Taken>, in_flight: InFlight, http2: bool) -> Self {
         match content {
             Content::Whole(bytes) => Self::whole(bytes, room, http2.then_some(in_flight)),
+            Content::NoEvents => Self::whole(Bytes::new(), None, None),
             Content::Events(events) => {
                 in_flight.moved(Duration::ZERO);
                 Self::Events { events, in_flight }

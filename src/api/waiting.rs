@@ -33,6 +33,10 @@ const JITTER: f64 = 0.1;
 
 impl Call<'_> {
     pub(super) async fn wait_for_packet(&self, id: DeviceId, query: Result<WaitQuery, ApiError>, kind: Kind) -> Answer {
+        if self.head && matches!(kind, Kind::Events(_)) {
+            // There is nothing to follow, so that nobody is said to have left either.
+            return query.map(|_| event_stream(Content::NoEvents));
+        }
         let mut ending = Ending::new(Arc::clone(self.api), self.begun);
         let answer = match kind {
             Kind::Answer => self.wait(id, query, &mut ending).await,
@@ -52,7 +56,8 @@ impl Call<'_> {
 
     async fn wait(&self, id: DeviceId, query: Result<WaitQuery, ApiError>, ending: &mut Ending) -> Answer {
         let query = query?;
-        let timeout = query.timeout.unwrap_or(DEFAULT_WAIT);
+        // What `HEAD` tells is not worth a wait.
+        let timeout = if self.head { Duration::ZERO } else { query.timeout.unwrap_or(DEFAULT_WAIT) };
         let _place = self.places_for(timeout, 1)?;
         let deadline = self.deadline(timeout);
         let wait = pin!(self.api.waits.wait_for_packet(id, query.after, deadline));
@@ -99,9 +104,7 @@ impl Call<'_> {
         }
         let deadline = timeout.map(|timeout| self.deadline(timeout));
         let events = Events::new(following, places, ending.hand_over(), self.interruption(), deadline);
-        let mut response = Response::new(Content::Events(Box::new(events)));
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(EVENTS));
-        Ok(response)
+        Ok(event_stream(Content::Events(Box::new(events))))
     }
 
     /// Who does not wait needs no place.
@@ -231,6 +234,12 @@ pub(super) fn view(id: DeviceId, waited: &Waited) -> Option<views::Waited> {
         Waited::Reset { cursor, snapshot } => Some(views::Waited::reset(id, *cursor, snapshot.as_ref())),
         Waited::TimedOut { .. } => None,
     }
+}
+
+fn event_stream(content: Content) -> Reply {
+    let mut response = Response::new(content);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(EVENTS));
+    response
 }
 
 fn nothing() -> Reply {

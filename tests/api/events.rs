@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{advance, timeout};
 
-use crate::harness::{AT, Client, DEVICE, PATIENCE, Server, Setup, WAIT, answer_http2, ended, metric, until};
+use crate::harness::{AT, Client, DEVICE, PATIENCE, Server, Setup, WAIT, answer_http2, ended, metric};
 
 const MANY: &str = "/device/waitForPacket";
 const FIRST: &str = "0000000000000001";
@@ -278,13 +278,29 @@ async fn what_is_wrong_with_a_stream_is_an_answer_and_its_bounds_are_those_of_wa
     }
     assert_eq!(server.waiters.waiting(), 1);
     assert_eq!(ended(&server, "refused").await, 12);
-    let mut client = server.connect().await;
-    let head = client.request("HEAD", "/device/deviceId/0000000000000001/waitForPacket", ACCEPT, b"").await;
-    assert_eq!((head.status, head.header("content-type")), (200, Some("text/event-stream")));
-    assert_eq!(server.waiters.waiting(), 1);
 }
 
 const ACCEPT: &str = "accept: text/event-stream\r\n";
+
+#[tokio::test]
+async fn who_asks_for_the_headers_only_follows_nothing_and_waits_for_nothing() {
+    let mut setup = Setup::default();
+    setup.waiters.per_device = 1;
+    let server = Server::start(setup).await;
+    let mut first = Ask { path: WAIT, ..Ask::default() }.follow(&server).await;
+    first.start().await;
+    let mut client = server.connect().await;
+    let stream = client.request("HEAD", WAIT, ACCEPT, b"").await;
+    assert_eq!((stream.status, stream.header("content-type")), (200, Some("text/event-stream")), "needs no place");
+    assert_eq!(stream.header("content-length"), None);
+    assert_eq!(client.request("HEAD", &format!("{WAIT}?timeoutMs=x"), ACCEPT, b"").await.status, 400);
+    let wait = client.request("HEAD", WAIT, "", b"").await;
+    let present = server.table.cursor(DEVICE).to_string();
+    assert_eq!((wait.status, wait.header("lastroute-cursor")), (204, Some(&*present)));
+    for (outcome, count) in [("abandoned", 0), ("refused", 0), ("timeout", 1)] {
+        assert_eq!(ended(&server, outcome).await, count, "{outcome}");
+    }
+}
 
 #[tokio::test]
 async fn a_client_that_closes_its_side_ends_its_stream() {
@@ -349,12 +365,14 @@ async fn an_http1_client_that_does_not_read_its_stream_is_cut_and_nothing_is_que
             server.report(DEVICE, sequence);
             tokio::task::yield_now().await;
             if server.waiters.waiting() == 0 {
-                return;
+                return u64::from(sequence);
             }
         }
-        until(|| server.waiters.waiting() == 0).await;
+        panic!("the buffers between take less");
     };
-    timeout(PATIENCE, speak).await.expect("the connection is cut");
+    let reported = timeout(PATIENCE, speak).await.expect("the connection is cut");
+    let written = metric(&server, "lastroute_stream_events_total{event=\"packet\"} ").await;
+    assert!(written < reported, "{written} of {reported}");
 }
 
 #[tokio::test]
