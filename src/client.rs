@@ -8,6 +8,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
+use hyper::http::uri::Authority;
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -301,10 +302,19 @@ fn checked_address(address: &str) -> Result<String, ClientError> {
             address: "http://...@...".to_owned(),
             problem: "it holds a user or password; give the API key with --api-key-file",
         }),
+        (Some("http"), Some(authority)) if !names_a_host_and_port(authority) => Err(fault(example)),
         (Some("http"), Some(_)) if uri.query().is_none() => Ok(address.trim_end_matches('/').to_owned()),
         (Some("http"), Some(_)) => Err(fault("leave out the question mark and what follows it")),
         _ => Err(fault(example)),
     }
+}
+
+/// Whether there is a host, and a port that is one if any is given. Without this a request with its key would go to the
+/// usual port instead.
+fn names_a_host_and_port(authority: &Authority) -> bool {
+    let host = authority.host();
+    let has_port = authority.as_str().len() > host.len();
+    !host.is_empty() && (!has_port || authority.port().is_some())
 }
 
 fn authorization(key: &str) -> Result<HeaderValue, ClientError> {
@@ -517,6 +527,10 @@ mod tests {
             ("", "write for example"),
             ("http://", "write for example"),
             ("http://a b", "write for example"),
+            ("http://127.0.0.1:99999", "write for example"),
+            ("http://[::1]:65536/fleet", "write for example"),
+            ("http://gateway:", "write for example"),
+            ("http://:8080", "write for example"),
             ("ftp://gateway", "write for example"),
             ("http://gateway/?a=b", "leave out the question mark"),
         ] {

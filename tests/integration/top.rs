@@ -140,6 +140,10 @@ fn what_top_cannot_do_is_one_line_that_says_what_to_do() {
     );
     let (code, _, errors) = told(&top(&["--gateway-api", "https://gateway.example"]));
     assert!(code == Some(2) && errors.contains("TLS is not supported") && errors.lines().count() == 1, "{errors}");
+    for address in ["http://127.0.0.1:99999", "http://:8080"] {
+        let (code, _, errors) = told(&top(&["--once", "--gateway-api", address]));
+        assert!(code == Some(2) && errors.contains("write for example http://127.0.0.1:8080"), "{errors}");
+    }
     let (code, _, errors) = told(&top(&["--once", "--api-key-file", "missing.keys"]));
     assert_eq!(code, Some(2), "{errors}");
     assert!(errors.starts_with("lastroute: --api-key-file: cannot read missing.keys"), "{errors}");
