@@ -10,6 +10,10 @@ pub(super) fn directory_is_missing(path: &Path) -> Result<bool, Error> {
     for ancestor in path.ancestors() {
         let ancestor = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
         match std::fs::metadata(ancestor) {
+            // A link to nowhere: the directory cannot be made in its place.
+            Err(error) if error.kind() == ErrorKind::NotFound && std::fs::symlink_metadata(ancestor).is_ok() => {
+                return Err(Error::from(nix::errno::Errno::EEXIST));
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
             Ok(found) if !found.is_dir() => return Err(Error::from(nix::errno::Errno::EEXIST)),
@@ -28,7 +32,7 @@ pub(super) fn can_write_in(directory: &Path) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use std::fs::{DirBuilder, Permissions, create_dir, read_dir, set_permissions, write};
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -39,6 +43,8 @@ mod tests {
         write(path("file"), "").unwrap();
         create_dir(path("there")).unwrap();
         create_dir(path("locked")).unwrap();
+        symlink("nowhere", path("dangling")).unwrap();
+        symlink("there", path("link")).unwrap();
         set_permissions(path("locked"), Permissions::from_mode(0o500)).unwrap();
         let count = read_dir(directory.path()).unwrap().count();
         for (name, expected) in [
@@ -48,12 +54,16 @@ mod tests {
             ("there/new", Ok(true)),
             ("file", Err(ErrorKind::AlreadyExists)),
             ("file/new", Err(ErrorKind::NotADirectory)),
+            ("link", Ok(false)),
+            ("link/new", Ok(true)),
+            ("dangling", Err(ErrorKind::AlreadyExists)),
+            ("dangling/new", Err(ErrorKind::AlreadyExists)),
         ] {
             assert_eq!(directory_is_missing(&path(name)).map_err(|error| error.kind()), expected, "{name}");
         }
         assert_eq!(read_dir(directory.path()).unwrap().count(), count, "nothing was made");
         // Who may write in a locked directory is for the system to say: root may.
-        for name in ["there/new", "new/a", "file", "file/new", "locked/new"] {
+        for name in ["there/new", "new/a", "file", "file/new", "locked/new", "dangling", "dangling/new", "link"] {
             let probed = directory_is_missing(&path(name)).map(|_| ()).map_err(|error| error.kind());
             let made = DirBuilder::new().recursive(true).create(path(name)).map_err(|error| error.kind());
             assert_eq!(probed, made, "{name}");
