@@ -1,5 +1,8 @@
 //! Every error of the configuration, word for word: where, what is wrong, what to do.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::tests::{DEVICE_ROOT, Site};
 use super::*;
 
@@ -202,6 +205,22 @@ fn an_error_of_a_file_that_the_configuration_names_names_the_line_that_names_it(
         directory.error(),
         "fleet.toml:1: cloud-key-file: cannot read keys: Is a directory; name a file, not a directory"
     );
+}
+
+#[test]
+fn a_key_where_a_file_belongs_is_an_error_that_does_not_quote_it() {
+    let error = "this is a key, not the name of a file; \
+                 write the key to a file that only this user can read, and name that file";
+    let key = STANDARD.encode([0xff; 32]);
+    assert_errors([
+        ("api-key-file = \"ik_0123456789abcdef\"", &format!("1: api-key-file: {error}")),
+        (&format!("\ncloud-key-file = \"{key}\""), &format!("2: cloud-key-file: {error}")),
+        (&format!("[[network]]\nid = 5\nkey-file = \"{key}\""), &format!("3: network.key-file: {error}")),
+        (&format!("{DEVICE}root-key-file = \"{DEVICE_ROOT}\""), &format!("3: device.root-key-file: {error}")),
+    ]);
+    let site = Site::new("");
+    let flags = Flags { cloud_key_file: Some(DEVICE_ROOT.to_owned()), ..site.flags() };
+    assert_eq!(site.error_of(&flags, &[]), format!("--cloud-key-file: {error}"));
 }
 
 #[test]

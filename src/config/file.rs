@@ -255,6 +255,8 @@ mod tests {
             format!("{KEY} = "),
             format!("{DEVICE}root-key = \"\"\"\n{KEY}="),
             format!("device = [{{ root-key = \"{KEY}\", id = 5 }}]"),
+            format!("[[network]]\nid = 5\nkey-file = \"{KEY}\""),
+            format!("{DEVICE}root-key-file = \"{KEY}\""),
         ] {
             let error = error(&toml);
             assert!(!error.contains(&KEY[..8]), "{error}");

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::fs::{DirBuilder, File};
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -221,6 +222,10 @@ pub(super) fn warn_if_exposed(path: &Path, warnings: &mut Vec<String>) {
 
 /// The fault of a file that cannot be read.
 pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
+    if is_a_key(path) {
+        let remedy = "write the key to a file that only this user can read, and name that file";
+        return Fault::new("this is a key, not the name of a file", remedy);
+    }
     let remedy = match error.kind() {
         ErrorKind::NotFound => "create it or correct the path",
         ErrorKind::PermissionDenied => "let this user read it",
@@ -229,6 +234,16 @@ pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Fault {
         _ => "correct the path",
     };
     Fault::new(format!("cannot read {}: {}", path.display(), reason(error)), remedy)
+}
+
+/// Whether a key was given where a file belongs. It may stand behind the directory that names are relative to, and base64
+/// has slashes of its own.
+fn is_a_key(path: &Path) -> bool {
+    let text = path.as_os_str().as_bytes();
+    let starts = (0..text.len()).filter(|at| *at == 0 || text[at - 1] == b'/');
+    let mut ends = starts.map(|at| &text[at..]);
+    let has_key = ends.any(|end| key_text(end.trim_ascii()).is_ok() || end.starts_with(b"ik_"));
+    has_key || path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"ik"))
 }
 
 /// What the system says, without its number.
@@ -324,6 +339,22 @@ mod tests {
         write(&path, [b'i', b'k', 0xff]).unwrap();
         let fault = api_keys(&path, &mut Vec::new()).unwrap_err().to_string();
         assert!(fault.ends_with("api.keys: stream did not contain valid UTF-8; save it as UTF-8 text"), "{fault}");
+    }
+
+    #[test]
+    fn a_key_in_place_of_the_name_of_its_file_is_not_quoted() {
+        let slashes = STANDARD.encode([0xff; 32]);
+        for key in [HEX, &slashes, &format!(" {HEX}\n"), "ik_0123456789abcdef", "ik0123456789abcdef", "ik_a/b+c/0123"] {
+            for path in [key.to_owned(), format!("/etc/lastroute/{key}"), format!("./{key}")] {
+                let expected = "this is a key, not the name of a file; \
+                                write the key to a file that only this user can read, and name that file";
+                let of_key = key_file(Path::new(&path), &mut Vec::new()).unwrap_err();
+                let of_api_keys = api_keys(Path::new(&path), &mut Vec::new()).unwrap_err();
+                assert_eq!([of_key.to_string(), of_api_keys.to_string()], [expected; 2], "{path}");
+            }
+        }
+        let fault = api_keys(Path::new("/home/ike/api.keys"), &mut Vec::new()).unwrap_err().to_string();
+        assert!(fault.starts_with("cannot read /home/ike/api.keys: "), "{fault}");
     }
 
     #[test]

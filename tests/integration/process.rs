@@ -130,6 +130,20 @@ fn a_bad_configuration_is_one_line_and_exit_code_2() {
         "lastroute: --network-key-file: cannot read missing.key: No such file or directory; \
          create it or correct the path\n"
     );
+    let key = "731dac97b8878600acde76e23af10e38f022adf37db5d7dc3ad557295f0ab254";
+    for (command, flag) in [
+        (&["serve", "--check"][..], "--cloud-key-file"),
+        (&["simulate", "--network", "000a17"], "--network-key-file"),
+        (&["top", "--once"], "--api-key-file"),
+    ] {
+        assert_eq!(
+            refused(lastroute(command).args([flag, key])),
+            format!(
+                "lastroute: {flag}: this is a key, not the name of a file; write the key to a file that only this user \
+                 can read, and name that file\n"
+            )
+        );
+    }
     let no_key = STANDARD.encode([0; 32]);
     let error = refused(&mut lastroute(&["simulate", "--cloud-public-key", &no_key]));
     assert!(error.contains("take the one the gateway prints"), "{error}");
