@@ -48,12 +48,36 @@ pub(super) fn udp_addresses(settings: &Settings) -> Result<Vec<SocketAddr>, Conf
         return Ok(vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 3001))]);
     };
     for (at, address) in addresses.iter().enumerate() {
-        if address.port() != 0 && addresses[..at].contains(address) {
-            let fault = Fault::new(format!("{address} is given twice"), "remove one of them");
-            return Err(fault.at(settings.place(Name::UdpListen)));
-        }
+        let Some(before) = addresses[..at].iter().find(|before| udp_clash(**before, *address)) else { continue };
+        let fault = if before == address {
+            Fault::new(format!("{address} is given twice"), "remove one of them")
+        } else {
+            Fault::new(
+                format!("{before} and {address} cannot be listened on together: one takes in the other"),
+                "remove one of them, or give it another port",
+            )
+        };
+        return Err(fault.at(settings.place(Name::UdpListen)));
     }
     Ok(addresses)
+}
+
+/// Whether datagrams cannot be received on both: the same address, or one of all addresses of its family.
+fn udp_clash(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() != 0
+        && one.port() == other.port()
+        && one.is_ipv4() == other.is_ipv4()
+        && (one == other || one.ip().is_unspecified() || other.ip().is_unspecified())
+}
+
+/// As [`udp_clash`], for listening on TCP, where `[::]` takes IPv4 too, as systems have it by default.
+fn tcp_clash(one: SocketAddr, other: SocketAddr) -> bool {
+    let all = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let takes_in =
+        |wide: SocketAddr, narrow: SocketAddr| wide.ip().is_unspecified() && (wide.is_ipv6() || all(narrow).is_ipv4());
+    one.port() != 0
+        && one.port() == other.port()
+        && (one == other || all(one) == all(other) || takes_in(all(one), other) || takes_in(all(other), one))
 }
 
 /// Addresses of the API and of `/metrics`. Without credentials the API must not be reached from elsewhere.
@@ -71,11 +95,18 @@ pub(super) fn http_addresses(
         return Err(fault.at(settings.place(Name::HttpListen)));
     }
     let metrics = settings.value(Name::MetricsListen, values::address)?;
-    if metrics == Some(http) && http.port() != 0 {
-        let fault = Fault::new(
-            format!("{http} is the address of the API"),
-            "use another, or leave it out: the API serves /metrics too",
-        );
+    if let Some(metrics) = metrics.filter(|metrics| tcp_clash(http, *metrics)) {
+        let fault = if metrics == http {
+            Fault::new(
+                format!("{http} is the address of the API"),
+                "use another, or leave it out: the API serves /metrics too",
+            )
+        } else {
+            Fault::new(
+                format!("{metrics} and {http}, the address of the API, cannot be listened on together"),
+                "use another port, or leave it out: the API serves /metrics too",
+            )
+        };
         return Err(fault.at(settings.place(Name::MetricsListen)));
     }
     Ok((http, metrics))
@@ -148,4 +179,61 @@ pub(super) fn device(listed: &Listed, cloud_keys: &KeyPair) -> Result<Device, Co
         }
     };
     Ok(Device { id: listed.id, key })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::udp::BoundSocket;
+
+    /// Addresses without ports; those the system has.
+    fn addresses() -> Vec<IpAddr> {
+        let all = ["127.0.0.1", "127.0.0.2", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1"].map(|ip| ip.parse().unwrap());
+        all.into_iter().filter(|ip: &IpAddr| TcpListener::bind((*ip, 0)).is_ok()).collect()
+    }
+
+    /// Whether the system says so of these addresses on one port. Another program may hold the one port of an address, but
+    /// hardly several.
+    fn refused(one: IpAddr, other: IpAddr, refuses: impl Fn(IpAddr, IpAddr) -> bool) -> bool {
+        (0..5).all(|_| refuses(one, other))
+    }
+
+    #[test]
+    fn tcp_addresses_clash_where_the_system_refuses_them() {
+        let system = |one, other| {
+            let held = TcpListener::bind((one, 0)).unwrap();
+            TcpListener::bind((other, held.local_addr().unwrap().port())).is_err()
+        };
+        for one in addresses() {
+            for other in addresses() {
+                let clash = tcp_clash(SocketAddr::new(one, 7), SocketAddr::new(other, 7));
+                assert_eq!(clash, refused(one, other, system), "{one} {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn udp_addresses_clash_where_the_system_refuses_them() {
+        let bind = |ip, port| BoundSocket::bind(SocketAddr::new(ip, port), 4096);
+        let system = |one, other| {
+            let held = bind(one, 0).unwrap();
+            bind(other, held.address().port()).is_err()
+        };
+        // A socket of IPv6 alone takes no IPv4 address in IPv6 form.
+        let addresses: Vec<_> = addresses().into_iter().filter(|ip| ip.to_canonical() == *ip).collect();
+        for &one in &addresses {
+            for &other in &addresses {
+                let clash = udp_clash(SocketAddr::new(one, 7), SocketAddr::new(other, 7));
+                assert_eq!(clash, refused(one, other, system), "{one} {other}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_port_clashes_with_none() {
+        let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        assert_eq!((udp_clash(any, any), tcp_clash(any, any)), (false, false));
+    }
 }

@@ -271,6 +271,11 @@ fn an_error_names_the_flag_or_variable_that_is_wrong() {
         with(|flags| flags.udp_listen = vec!["[::1]:1".to_owned(); 2]),
         "--udp-listen: [::1]:1 is given twice; remove one of them"
     );
+    assert_eq!(
+        with(|flags| flags.udp_listen = ["[::]:1", "127.0.0.1:1", "0.0.0.0:1"].map(str::to_owned).into()),
+        "--udp-listen: 127.0.0.1:1 and 0.0.0.0:1 cannot be listened on together: one takes in the other; \
+         remove one of them, or give it another port"
+    );
     let names = Name::ALL.map(Name::variable).join(", ");
     for (variable, value, expected) in [
         (
@@ -282,6 +287,12 @@ fn an_error_names_the_flag_or_variable_that_is_wrong() {
             "LASTROUTE_METRICS_LISTEN",
             "127.0.0.1:8080",
             "127.0.0.1:8080 is the address of the API; use another, or leave it out: the API serves /metrics too",
+        ),
+        (
+            "LASTROUTE_METRICS_LISTEN",
+            "[::]:8080",
+            "[::]:8080 and 127.0.0.1:8080, the address of the API, cannot be listened on together; \
+             use another port, or leave it out: the API serves /metrics too",
         ),
         ("LASTROUTE_UDP_LISTNE", "x", "no such setting; write LASTROUTE_UDP_LISTEN, or unset it"),
         // What Kubernetes gives the pods beside a Service of this name.
