@@ -173,7 +173,7 @@ impl fmt::Display for Report {
             writeln!(f, "\nWarnings")?;
         }
         for warning in &self.warnings {
-            writeln!(f, "  {warning}")?;
+            writeln!(f, "  {}", shown(warning))?;
         }
         write!(f, "\nA gateway can start with this if its addresses are free. None was started, and nothing was made.")
     }
@@ -210,6 +210,7 @@ impl ReportedDevice {
 
 /// Writes lines of three columns, the first two as wide as what stands in them.
 fn columns(f: &mut fmt::Formatter<'_>, rows: Vec<[String; 3]>) -> fmt::Result {
+    let rows: Vec<_> = rows.into_iter().map(|row| row.map(|text| shown(&text))).collect();
     let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
     let (first, second) = (width(0), width(1).min(WIDEST_VALUE));
     for [name, value, said] in &rows {
@@ -218,8 +219,15 @@ fn columns(f: &mut fmt::Formatter<'_>, rows: Vec<[String; 3]>) -> fmt::Result {
     Ok(())
 }
 
+/// A text of the configuration, which cannot steer a terminal.
+fn shown(text: &str) -> String {
+    text.replace(char::is_control, "")
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use clap::Args;
 
     use super::super::tests::{CLOUD_PRIVATE, DEVICE_PUBLIC, DEVICE_ROOT, NETWORK_KEY, Site, variables};
@@ -332,6 +340,21 @@ A gateway can start with this if its addresses are free. None was started, and n
         let (text, _) = told(&site, &site.flags(), &[]);
         assert!(!text.contains("would be made"), "{text}");
         assert!(text.contains(&STANDARD.encode(started.cloud_keys.public())), "{text}");
+    }
+
+    #[test]
+    fn no_name_or_path_steers_the_terminal() {
+        let site = Site::new(
+            "cloud-key-file = \"cloud\\u001b[2J.key\"\nlog = \"warn\"\n\
+             [[network]]\nid = \"000a17\"\nname = \"fleet\\u001b]0;x\\u0007\\n\\u009bm\"\nkey-file = \"fleet.key\"\n",
+        );
+        site.write("cloud\u{1b}[2J.key", CLOUD_PRIVATE);
+        std::fs::set_permissions(site.path("cloud\u{1b}[2J.key"), std::fs::Permissions::from_mode(0o644)).unwrap();
+        let (text, json) = told(&site, &site.flags(), &[]);
+        assert!(text.contains("\n  0x000a17 fleet]0;xm  key-file fleet.key  fleet.toml:4\n"), "{text}");
+        assert!(text.contains("cloud[2J.key") && text.contains("run chmod 600"), "{text}");
+        assert!(text.lines().all(|line| !line.contains(char::is_control)), "{text}");
+        assert_eq!(json["networks"][0]["name"], "fleet\u{1b}]0;x\u{7}\n\u{9b}m");
     }
 
     #[test]
