@@ -207,21 +207,31 @@ fn a_directory_for_man_pages_that_cannot_be_made_is_one_line_and_exit_code_2() {
 
 #[test]
 fn a_reader_that_leaves_is_no_failure_and_a_full_disk_is() {
-    let (reader, writer) = std::io::pipe().unwrap();
-    drop(reader);
-    let program = || Process::new(env!("CARGO_BIN_EXE_lastroute"));
-    let output = program().arg("man").stdout(writer).output().unwrap();
-    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{output:?}");
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let output = program().arg("man").stdout(full).stderr(std::process::Stdio::piped()).output().unwrap();
-    assert_eq!(
-        (output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()),
-        (
-            Some(1),
-            "lastroute: cannot write to standard output: No space left on device (os error 28); \
-             make room or write elsewhere\n"
-        )
-    );
+    let gateway = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = gateway.local_addr().unwrap().to_string();
+    let simulate = ["simulate", "--gateway", &address, "--duration", "0s"];
+    for arguments in [&["man"][..], &["completions", "bash"], &["serve", "--check"], &simulate] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let program = || {
+            let mut program = Process::new(env!("CARGO_BIN_EXE_lastroute"));
+            program.args(arguments).stderr(std::process::Stdio::piped());
+            program
+        };
+        let output = program().stdout(writer).output().unwrap();
+        assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{output:?}");
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = program().stdout(full).output().unwrap();
+        assert_eq!(
+            (output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()),
+            (
+                Some(1),
+                "lastroute: cannot write to standard output: No space left on device (os error 28); \
+                 make room or write elsewhere\n"
+            ),
+            "{arguments:?}"
+        );
+    }
 }
 
 #[test]

@@ -94,7 +94,7 @@ impl From<TopError> for Failure {
     fn from(error: TopError) -> Self {
         match error {
             TopError::Setting(_) | TopError::NoTerminal(_) => Self::configuration(error),
-            TopError::Gateway(_) | TopError::Terminal(_) | TopError::Write(_) => Self::running(error),
+            TopError::Gateway(_) | TopError::Terminal(_) => Self::running(error),
         }
     }
 }

@@ -89,12 +89,16 @@ fn top(arguments: &TopArgs) -> Result<(), Failure> {
     let key = key_file.map(|path| config::client_key(path, "--api-key-file", &mut warnings)).transpose();
     let key = key.map_err(Failure::configuration)?;
     warn(&warnings);
+    if arguments.once {
+        let text = runtime()?.block_on(top::once(arguments, key.as_ref()))?;
+        return print(text.as_bytes());
+    }
     runtime()?.block_on(async {
         let interrupted = interrupted()?;
         let stop = async {
             interrupted.await;
         };
-        top::run(arguments, key.as_ref(), stop).await.map_err(Failure::from)
+        top::watch(arguments, key.as_ref(), stop).await.map_err(Failure::from)
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Failure, interrupted, runtime, runtime_of, start_logging, warn};
+use super::{Failure, interrupted, print, runtime, runtime_of, start_logging, warn};
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::config::{self, ApiKey};
@@ -55,10 +55,10 @@ async fn beside(gateway: Option<Client>, config: Config, expect_all: bool) -> Re
         summary = simulate::run(config, Clock::default(), stats.clone(), stop) => summary?,
         never = simulate::report(stats.clone(), gateway) => match never {},
     };
-    println!("{summary}");
+    print(format!("{summary}\n").as_bytes())?;
     let Some(watched) = watched else { return Ok(()) };
     let comparison = watched.compare(&summary).await.map_err(Failure::running)?;
-    println!("{comparison}");
+    print(format!("{comparison}\n").as_bytes())?;
     match comparison.unexplained() {
         Some(difference) if expect_all => Err(Failure::Running(difference)),
         _ => Ok(()),
@@ -69,7 +69,14 @@ async fn beside(gateway: Option<Client>, config: Config, expect_all: bool) -> Re
 fn attack(arguments: &SimulateArgs, config: &Config, kinds: &Kinds, api: Option<Client>) -> Result<(), Failure> {
     let packets = arguments.attack_packets.unwrap_or(attack::DEFAULT_PACKETS);
     let plan = Plan { kinds: kinds.0.clone(), packets, api };
-    let outcomes = runtime()?.block_on(attack::run(config, &plan, Clock::default(), |line| println!("{line}")))?;
+    let mut told = Ok(());
+    let tell = |line| {
+        if told.is_ok() {
+            told = print(format!("{line}\n").as_bytes());
+        }
+    };
+    let outcomes = runtime()?.block_on(attack::run(config, &plan, Clock::default(), tell))?;
+    told?;
     let through: Vec<_> =
         outcomes.iter().filter(|outcome| !outcome.held()).map(|outcome| outcome.kind.name()).collect();
     if through.is_empty() { Ok(()) } else { Err(Failure::Running(format!("got through: {}", through.join(", ")))) }

@@ -13,7 +13,7 @@ mod text;
 mod view;
 mod watch;
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -55,7 +55,7 @@ pub enum TopError {
     /// An address or key that cannot be used.
     #[error(transparent)]
     Setting(ClientError),
-    /// The gateway did not tell how it is, with `--once`.
+    /// The gateway did not tell how it is, which was to be printed.
     #[error(transparent)]
     Gateway(ClientError),
     /// Nothing to draw on.
@@ -64,27 +64,29 @@ pub enum TopError {
     /// The terminal failed.
     #[error("cannot use the terminal: {0}; add --once to do without")]
     Terminal(io::Error),
-    /// What `--once` prints has nowhere to go.
-    #[error("cannot write to standard output: {0}; send it where there is room")]
-    Write(io::Error),
 }
 
-/// Shows how a gateway is until a key ends it or `interrupted` completes; or prints it once.
+/// How a gateway is, as plain text: what `--once` prints.
 ///
 /// # Errors
-/// An address or key that cannot be used, no terminal; with `once`, no answer. Without it a gateway that does not answer is
-/// shown as such and asked again.
-pub async fn run(
+/// An address or key that cannot be used, or no answer.
+pub async fn once(arguments: &TopArgs, key: Option<&ApiKey>) -> Result<String, TopError> {
+    let client = client(arguments, key)?;
+    let status = client.status().await.map_err(TopError::Gateway)?;
+    Ok(once::snapshot(client.address(), &status))
+}
+
+/// Shows how a gateway is until a key ends it or `interrupted` completes. One that does not answer is shown as such and asked
+/// again.
+///
+/// # Errors
+/// An address or key that cannot be used, or no terminal.
+pub async fn watch(
     arguments: &TopArgs,
     key: Option<&ApiKey>,
     interrupted: impl Future<Output = ()>,
 ) -> Result<(), TopError> {
-    let client = Client::new(&arguments.gateway_api, key.map(ApiKey::text)).map_err(TopError::Setting)?;
-    if arguments.once {
-        let status = client.status().await.map_err(TopError::Gateway)?;
-        let text = once::snapshot(client.address(), &status);
-        return io::stdout().lock().write_all(text.as_bytes()).map_err(TopError::Write);
-    }
+    let client = client(arguments, key)?;
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(TopError::NoTerminal(client.address().to_owned()));
     }
@@ -98,6 +100,10 @@ pub async fn run(
         Err(error) => Err(error),
     };
     watched.and(ratatui::try_restore()).map_err(TopError::Terminal)
+}
+
+fn client(arguments: &TopArgs, key: Option<&ApiKey>) -> Result<Client, TopError> {
+    Client::new(&arguments.gateway_api, key.map(ApiKey::text)).map_err(TopError::Setting)
 }
 
 /// What happens at the terminal, read by a thread of its own, which ends with the process.

@@ -308,6 +308,27 @@ fn a_fleet_says_whether_the_gateway_counted_what_reached_it_and_ends_with_1_if_n
 }
 
 #[test]
+fn an_attack_whose_reader_leaves_goes_on_to_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("lastroute.toml");
+    std::fs::write(&config, "[[network]]\nid = \"000000\"\n").unwrap();
+    let mut gateway = Served::start(&directory.path().join("data"), &["--config", config.to_str().unwrap()]);
+    let log = gateway.until_ready();
+    let receiving = log.iter().find(|line| line["message"] == "receiving").unwrap();
+    let udp = receiving["listen"].as_str().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let attack = ["simulate", "--gateway", udp, "--attack", "unknown-ids", "--attack-packets", "1"];
+    let output = lastroute(&attack).stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0), "{output:?}");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = lastroute(&attack).stdout(full).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), error.lines().count()), (Some(1), 1), "{error}");
+    assert!(error.contains("No space left on device"), "{error}");
+}
+
+#[test]
 fn a_key_file_that_others_may_read_is_warned_of_by_the_simulator_too() {
     let directory = tempfile::tempdir().unwrap();
     let key_file = directory.path().join("network.key");

@@ -127,6 +127,25 @@ fn top_prints_once_for_scripts_and_shows_the_first_key_of_the_file() {
 }
 
 #[test]
+fn a_reader_that_leaves_is_no_failure_of_top_and_a_full_disk_is() {
+    let printing_to = |output: Stdio| {
+        let (address, serving) = answering(STATUS);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lastroute"));
+        command.env_clear().args(["top", "--once", "--gateway-api", &format!("http://{address}")]);
+        let output = command.stdin(Stdio::null()).stdout(output).stderr(Stdio::piped()).output().unwrap();
+        serving.join().unwrap();
+        told(&output)
+    };
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(printing_to(writer.into()), (Some(0), String::new(), String::new()));
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let (code, _, errors) = printing_to(full.into());
+    assert_eq!((code, errors.lines().count()), (Some(1), 1), "{errors}");
+    assert!(errors.starts_with("lastroute: cannot write to standard output: No space left"), "{errors}");
+}
+
+#[test]
 fn what_top_cannot_do_is_one_line_that_says_what_to_do() {
     let (code, text, errors) = told(&top(&[]));
     assert_eq!(
