@@ -19,6 +19,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::id::{Cursor, DeviceId};
+use crate::quote::one_line;
 use crate::status::GatewayStatus;
 
 /// Where a gateway on this machine serves its API unless it is told otherwise.
@@ -338,7 +339,7 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
 
 /// A text from elsewhere as it may be shown: one line of bounded length that cannot steer a terminal.
 fn quoted(text: &str) -> String {
-    text.chars().filter(|char| !char.is_control()).take(MAX_QUOTE).collect()
+    one_line(text).chars().take(MAX_QUOTE).collect()
 }
 
 #[cfg(test)]

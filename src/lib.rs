@@ -2,9 +2,9 @@
 //! and lets a sender wait for a sleeping device.
 //!
 //! Decisions are pure code over bytes, addresses and `now`; sockets and HTTP sit at the edge. Imports point down:
-//! [`id`], [`clock`], [`metrics`]; [`wire`]; [`auth`]; [`table`]: up to here without runtime, sockets or files, and built
-//! alone without the feature `server`, then `udp`, `waiters`, `status`; `ingest`, `wait`, `client`, `decode`; `simulate`;
-//! `api`; `config`; `app`, `top`; `demo`; `cli`. ARCHITECTURE.md has the map, docs/protocol.md the wire facts.
+//! [`id`], [`clock`], [`metrics`], [`quote`]; [`wire`]; [`auth`]; [`table`]: up to here without runtime, sockets or files, and
+//! built alone without the feature `server`, then `udp`, `waiters`, `status`; `ingest`, `wait`, `client`, `decode`;
+//! `simulate`; `api`; `config`; `app`, `top`; `demo`; `cli`. ARCHITECTURE.md has the map, docs/protocol.md the wire facts.
 //!
 //! To run a gateway inside another program, see `app::App`; to wait for packets without HTTP, `wait::PacketWaits`.
 
@@ -12,6 +12,7 @@ pub mod auth;
 pub mod clock;
 pub mod id;
 pub mod metrics;
+pub mod quote;
 pub mod table;
 pub mod wire;
 
