@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::args::{DecodeArgs, Port};
 use super::{Datagram, DecodeError, Item, capture, hex_text, vectors};
+use crate::quote::one_line;
 
 /// What is done with each item.
 pub(super) type Sink<'a> = dyn FnMut(Item) -> Result<(), DecodeError> + 'a;
@@ -39,17 +40,17 @@ pub(super) fn read(
             let Some(stdin) = stdin.take() else {
                 return Err(DecodeError::input("--file -", "standard input is named twice", "name it once"));
             };
-            file(path, "standard input", stdin, arguments.port(), warnings, sink)?;
+            file("standard input", stdin, arguments.port(), warnings, sink)?;
         } else {
-            let opened = File::open(path).map_err(|source| DecodeError::Open { path: path.clone(), source })?;
-            file(path, &path.display().to_string(), opened, arguments.port(), warnings, sink)?;
+            let name = one_line(&path.display().to_string());
+            let opened = File::open(path).map_err(|source| DecodeError::Open { name: name.clone(), source })?;
+            file(&name, opened, arguments.port(), warnings, sink)?;
         }
     }
     Ok(())
 }
 
 fn file(
-    path: &Path,
     name: &str,
     mut source: impl Read + Send + 'static,
     port: Port,
@@ -59,7 +60,7 @@ fn file(
     let unreadable = |source| DecodeError::Read { place: name.to_owned(), source };
     let mut head = Vec::new();
     // A directory opens, and shows here what it is.
-    let not_open = |source| DecodeError::Open { path: path.to_owned(), source };
+    let not_open = |source| DecodeError::Open { name: name.to_owned(), source };
     source.by_ref().take(HEAD).read_to_end(&mut head).map_err(not_open)?;
     let kind = Kind::of(&head);
     let whole = Cursor::new(head).chain(source);

@@ -22,7 +22,7 @@ pub mod verdict;
 
 use std::io::{self, BufWriter, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use args::DecodeArgs;
 pub use decoder::Decoder;
@@ -33,6 +33,7 @@ pub use text::{brief, text};
 use crate::auth::keys::{DeviceKey, KeyPair, RootKey};
 use crate::clock::Timestamp;
 use crate::id::{DeviceId, KeyId};
+use crate::quote::one_line;
 use crate::table::{RoutePolicy, TableConfig};
 use crate::wire::frame::PacketType;
 use part::Part;
@@ -161,7 +162,7 @@ pub(crate) enum Item {
     },
 }
 
-/// Why decoding ended early. One line: where, what is wrong, what to do.
+/// Why decoding ended early. One line that cannot steer a terminal: where, what is wrong, what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// The input is not what can be read.
@@ -175,10 +176,10 @@ pub enum DecodeError {
         remedy: String,
     },
     /// A file cannot be opened.
-    #[error("cannot read {}: {source}; correct the path, or let this user read it", path.display())]
+    #[error("cannot read {name}: {source}; correct the path, or let this user read it")]
     Open {
         /// Which one.
-        path: PathBuf,
+        name: String,
         /// What the system says.
         source: io::Error,
     },
@@ -197,7 +198,7 @@ pub enum DecodeError {
 
 impl DecodeError {
     pub(crate) fn input(place: impl Into<String>, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::Input { place: place.into(), problem: problem.into(), remedy: remedy.into() }
+        Self::Input { place: one_line(&place.into()), problem: one_line(&problem.into()), remedy: remedy.into() }
     }
 }
 
@@ -243,7 +244,7 @@ pub fn run(
 
 fn write(out: &mut impl Write, arguments: &DecodeArgs, explained: &Explained) -> io::Result<()> {
     if arguments.json {
-        writeln!(out, "{}", json(explained))
+        write_object(out, &json(explained))
     } else if arguments.brief {
         writeln!(out, "{}", brief(explained))
     } else {
@@ -253,8 +254,13 @@ fn write(out: &mut impl Write, arguments: &DecodeArgs, explained: &Explained) ->
 
 fn write_unusable(out: &mut impl Write, arguments: &DecodeArgs, origin: &str, why: &str) -> io::Result<()> {
     if arguments.json {
-        writeln!(out, "{}", serde_json::json!({ "origin": origin, "unusable": why }))
+        write_object(out, &serde_json::json!({ "origin": origin, "unusable": why }))
     } else {
-        writeln!(out, "{origin}: {why}")
+        writeln!(out, "{}", one_line(&format!("{origin}: {why}")))
     }
+}
+
+/// JSON keeps DEL and the control characters above it as they are.
+fn write_object(out: &mut impl Write, object: &serde_json::Value) -> io::Result<()> {
+    writeln!(out, "{}", one_line(&object.to_string()))
 }

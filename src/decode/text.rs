@@ -6,6 +6,7 @@ use super::fields::utc;
 use super::part::{Field, Part, count};
 use super::verdict::Verdict;
 use super::{Datagram, Explained};
+use crate::quote::one_line;
 
 /// Bytes in a line of a field; longer ones go on below.
 const FIELD_BYTES: usize = 8;
@@ -16,9 +17,10 @@ const DUMP_BYTES: usize = 16;
 /// Columns of the longest usual name of a field.
 const NAME_WIDTH: usize = 17;
 
-/// Everything about a datagram, in lines; ends with an empty one.
+/// Everything about a datagram, in lines. Nothing of it can steer a terminal.
 pub fn text(explained: &Explained) -> String {
-    let mut out = format!("datagram {}, {}\n", explained.number, heading(&explained.datagram));
+    let mut out = String::new();
+    line(&mut out, 0, &format!("datagram {}, {}", explained.number, heading(&explained.datagram)));
     if let Some(note) = &explained.datagram.note {
         line(&mut out, 2, &format!("note: {note}"));
     }
@@ -35,7 +37,7 @@ pub fn text(explained: &Explained) -> String {
     out
 }
 
-/// The most important of a datagram, in one line.
+/// The most important of a datagram, in one line. Nothing of it can steer a terminal.
 pub fn brief(explained: &Explained) -> String {
     let datagram = &explained.datagram;
     let header = explained.parts.first();
@@ -65,7 +67,7 @@ pub fn brief(explained: &Explained) -> String {
     if explained.met == Some(false) {
         out.push_str(", NOT AS EXPECTED");
     }
-    out
+    one_line(&out)
 }
 
 fn heading(datagram: &Datagram) -> String {
@@ -88,7 +90,7 @@ fn heading(datagram: &Datagram) -> String {
 }
 
 fn line(out: &mut String, indent: usize, text: &str) {
-    let _ = writeln!(out, "{:indent$}{text}", "");
+    let _ = writeln!(out, "{:indent$}{}", "", one_line(text));
 }
 
 fn write_part(out: &mut String, indent: usize, part: &Part) {

@@ -97,6 +97,56 @@ fn every_vector_becomes_what_its_file_expects() {
     }
 }
 
+/// Clears the screen, rings, ends the line, begins colours with the control characters of one byte and of two.
+const STEERING: &str = "\u{1b}[2J\u{7}\r\n\u{7f}\u{9b}31m";
+
+#[test]
+fn nothing_that_a_file_says_can_steer_a_terminal() {
+    let key = "5c".repeat(32);
+    let keys = serde_json::json!({
+        "network_id": 1, "network_root_key": key, "device_root_key": key, "device_key_id": 2
+    });
+    let datagram = serde_json::json!({
+        "time": 1, "dir": "up", "addr": "192.0.2.1:1", "hex": "7f", "timeClass": STEERING, "note": STEERING
+    });
+    let run = serde_json::json!({
+        "name": STEERING, "device_id": "d000000000001001", "keys": keys, "datagrams": [datagram]
+    });
+    let vector = serde_json::json!({
+        "name": STEERING, "expect": "accept", "reason": STEERING, "datagram": "7f"
+    });
+    let payload = serde_json::json!({ "name": STEERING, "type": 2, "malformed": true, "payload": "00" });
+    let directed = serde_json::json!({ "name": "", "expect": "", "datagram": "7f", "direction": STEERING });
+    let keyring = serde_json::json!({ "networks": [], "devices": [] });
+    // Whatever is printed or said has no control character, which `run` of these tests looks at.
+    for (file, is_read) in [
+        (serde_json::json!({ "runs": [run] }), true),
+        (serde_json::json!({ "keyring": keyring, "vectors": [vector] }), true),
+        (serde_json::json!({ "vectors": [payload] }), true),
+        (serde_json::json!({ "keyring": keyring, "vectors": [directed] }), false),
+    ] {
+        for arguments in [DecodeArgs::default(), brief(), DecodeArgs { json: true, ..DecodeArgs::default() }] {
+            let shown = !arguments.brief || !is_read;
+            let ran = decoded(file.to_string().as_bytes(), arguments);
+            assert_eq!((ran.error.is_none(), ran.out.is_empty()), (is_read, !is_read), "{:?}", ran.error);
+            let said = if is_read { ran.out } else { ran.error.unwrap() };
+            assert_eq!(said.contains("31m"), shown, "{said}");
+        }
+    }
+}
+
+#[test]
+fn the_name_of_a_file_cannot_steer_a_terminal_either() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(STEERING);
+    let arguments = DecodeArgs { file: vec![path.clone()], ..DecodeArgs::default() };
+    let missing = run(&arguments, Knowledge::default()).error.unwrap();
+    assert!(missing.contains("/[2J31m: No such file"), "{missing}");
+    std::fs::write(&path, "7f\nno\n").unwrap();
+    let ran = run(&arguments, Knowledge::default());
+    assert!(ran.out.contains("/[2J31m:1, up") && ran.error.unwrap().contains("/[2J31m:2: "), "{}", ran.out);
+}
+
 #[test]
 fn an_expectation_that_is_not_met_is_said() {
     let text = std::fs::read_to_string(vectors("tdf-announce.json")).unwrap();

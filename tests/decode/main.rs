@@ -37,10 +37,14 @@ fn run_with(arguments: &DecodeArgs, knowledge: Knowledge, stdin: &'static [u8]) 
     let mut out = Vec::new();
     let result = decode::run(arguments, knowledge, NOW, stdin, &mut out);
     let out = String::from_utf8(out).unwrap();
-    match result {
+    let ran = match result {
         Ok(warnings) => Ran { out, warnings, error: None },
         Err(error) => Ran { out, warnings: Vec::new(), error: Some(error.to_string()) },
+    };
+    for said in ran.lines().into_iter().chain(ran.warnings.iter().chain(&ran.error).map(String::as_str)) {
+        assert!(!said.contains(char::is_control), "{said:?}");
     }
+    ran
 }
 
 /// A file of tests/vectors.
