@@ -17,7 +17,6 @@ pub(super) fn run(arguments: &DecodeArgs) -> Result<(), Failure> {
 fn knowledge(arguments: &DecodeArgs) -> Result<Knowledge, ConfigError> {
     let known = Known::read(arguments.config.as_deref(), arguments.cloud_key_file.as_deref())?;
     let mut warnings = known.warnings;
-    let registered = known.devices.iter().map(|device| device.id).collect();
     let serves_factory = known.networks.iter().any(|network| network.id == FACTORY_NETWORK);
     let refuses_factory = arguments.config.is_some() && !serves_factory;
     let mut keys: Vec<Key> = known.networks.into_iter().map(|network| Key::Network(network.id, network.root)).collect();
@@ -30,6 +29,6 @@ fn knowledge(arguments: &DecodeArgs) -> Result<Knowledge, ConfigError> {
         keys.push(Key::Device(file.id, DeviceKey { key_id: None, root }));
     }
     warn(&warnings);
-    let (table, policy, cloud) = (known.table, known.route_policy, known.cloud_keys);
+    let (registered, table, policy, cloud) = (known.registered, known.table, known.route_policy, known.cloud_keys);
     Ok(Knowledge { keys, refuses_factory, registered, table, policy, cloud })
 }

@@ -7,6 +7,7 @@ use super::file::{self, Listed, ListedKey};
 use super::settings::Name;
 use super::{ConfigError, Device, Network, check, secrets, values};
 use crate::auth::keys::KeyPair;
+use crate::id::DeviceId;
 use crate::table::{RoutePolicy, TableConfig};
 
 /// What a gateway knows. Prints no secret.
@@ -16,6 +17,8 @@ pub struct Known {
     pub networks: Vec<Network>,
     /// Its devices whose root keys can be told.
     pub devices: Vec<Device>,
+    /// All its devices, those too whose root keys follow from a key of the gateway that is not there.
+    pub registered: Vec<DeviceId>,
     /// Settings of its table.
     pub table: TableConfig,
     /// What moves a route there.
@@ -56,8 +59,9 @@ impl Known {
         let table = check::table(&settings)?;
         let route_policy = settings.value(Name::RoutePolicy, values::route_policy)?.unwrap_or_default();
         let networks = file.networks.into_iter().map(|listed| listed.network).collect();
+        let registered = file.devices.iter().map(|listed| listed.id).collect();
         let devices = devices(file.devices, cloud_keys.as_ref(), &mut warnings)?;
-        Ok(Self { networks, devices, table, route_policy, cloud_keys, warnings })
+        Ok(Self { networks, devices, registered, table, route_policy, cloud_keys, warnings })
     }
 }
 
@@ -106,6 +110,7 @@ mod tests {
         let without = Known::read(Some(&config), None).unwrap();
         assert_eq!((without.table.unregistered, without.route_policy), (Unregistered::Deny, RoutePolicy::Strict));
         assert!(without.devices.is_empty() && without.cloud_keys.is_none());
+        assert_eq!(without.registered, [DeviceId(0xd000_0000_0000_1001)]);
         assert!(without.warnings[0].ends_with(": 1; name it with --cloud-key-file"), "{:?}", without.warnings);
         assert!(!directory.path().join("data").exists());
 

@@ -1,6 +1,7 @@
 //! One datagram after the other, opened and judged as a gateway does: the same parsing, keys and table, and every step
 //! told.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use super::fields;
@@ -12,6 +13,7 @@ use crate::auth::keys::{FACTORY_NETWORK, FACTORY_NETWORK_KEY, Interface, KeyRing
 use crate::auth::nonce::OwnNonces;
 use crate::auth::{Authenticator, Refusal, Verified};
 use crate::clock::Timestamp;
+use crate::id::DeviceId;
 use crate::table::accept::Acceptance;
 use crate::table::route::{Path, Relaying};
 use crate::table::{RoutePolicy, RouteTable};
@@ -22,6 +24,8 @@ use crate::wire::frame::{Frame, FrameError, Header, Layout, Level, PacketType};
 #[derive(Debug)]
 pub struct Decoder {
     keys: KeyRing,
+    /// All of them have keys, of which some may be missing here.
+    registered: HashSet<DeviceId>,
     authenticator: Authenticator,
     table: RouteTable,
     policy: RoutePolicy,
@@ -63,14 +67,16 @@ impl Decoder {
         let keys = KeyRing::default();
         keys.set_network(FACTORY_NETWORK, RootKey::new(FACTORY_NETWORK_KEY));
         let table = RouteTable::new(&knowledge.table);
-        for id in knowledge.registered {
-            table.register(id, now);
+        let registered: HashSet<_> = knowledge.registered.into_iter().collect();
+        for id in &registered {
+            table.register(*id, now);
         }
         // Of what other processes sent nothing is known but the nonces, so the match decides for all times.
         let nonces = knowledge.cloud.map(|pair| OwnNonces::new(&pair, Timestamp(u64::MAX)));
         let authenticator = Authenticator::default();
         let (policy, refuses_factory) = (knowledge.policy, knowledge.refuses_factory);
-        let mut decoder = Self { keys, authenticator, table, policy, nonces, refuses_factory, now, fixed, number: 0 };
+        let mut decoder =
+            Self { keys, registered, authenticator, table, policy, nonces, refuses_factory, now, fixed, number: 0 };
         decoder.learn(knowledge.keys);
         decoder
     }
@@ -168,8 +174,13 @@ impl Decoder {
             return Verdict::not_served();
         }
         let before = self.table.snapshot(header.device_id);
-        let acceptance =
-            Acceptance { keys: &self.keys, table: &self.table, nonces: self.nonces.as_ref(), policy: self.policy };
+        let acceptance = Acceptance {
+            keys: &self.keys,
+            keyed: Some(&self.registered),
+            table: &self.table,
+            nonces: self.nonces.as_ref(),
+            policy: self.policy,
+        };
         let accepted = acceptance.accept(verified, path, at);
         Verdict::of(&accepted, &Arrived { header: *header, path, at, before })
     }

@@ -121,7 +121,7 @@ pub struct Knowledge {
     pub keys: Vec<Key>,
     /// It does not serve the factory network.
     pub refuses_factory: bool,
-    /// The devices registered with it.
+    /// The devices registered with it. Each has a key of its own, even if that is not among `keys`.
     pub registered: Vec<DeviceId>,
     /// How it treats unregistered devices.
     pub table: TableConfig,

@@ -45,7 +45,8 @@ pub struct Core {
 impl Core {
     /// What authentic packets are judged with.
     fn acceptance(&self) -> Acceptance<'_> {
-        Acceptance { keys: &self.keys, table: &self.table, nonces: Some(&self.nonces), policy: self.policy }
+        let nonces = Some(&self.nonces);
+        Acceptance { keys: &self.keys, keyed: None, table: &self.table, nonces, policy: self.policy }
     }
 }
 

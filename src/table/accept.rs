@@ -1,6 +1,8 @@
 //! What is made of an authentic packet: rules R1 to R5 and R9 together. Whoever takes packets in goes through here, the
 //! gateway's ingest as well as tools that explain what a gateway would do.
 
+use std::collections::HashSet;
+
 use super::route::{Application, Outcome, Path};
 use super::rules::Step;
 use super::{Packet, RoutePolicy, RouteTable};
@@ -18,6 +20,9 @@ use crate::wire::tdf;
 pub struct Acceptance<'a> {
     /// The keys of networks and devices.
     pub keys: &'a KeyRing,
+    /// Devices that have keys of their own which may be missing in `keys`: a tool that has not the gateway's key cannot
+    /// derive them. A gateway has all keys and goes without.
+    pub keyed: Option<&'a HashSet<DeviceId>>,
     /// Last route and state of every device.
     pub table: &'a RouteTable,
     /// The nonces of our own downlinks; a tool that has not the gateway's key goes without.
@@ -62,13 +67,18 @@ impl Acceptance<'_> {
         let announced = Announced::by(verified);
         let may_move = self.policy == RoutePolicy::Newest
             || verified.level() == Level::Device
-            || !self.keys.has_device(verified.header().device_id);
+            || !self.has_key(verified.header().device_id);
         let packet = Packet { verified, path, may_move, application: announced.application, at };
         let outcome = self.table.record(&packet);
         if let (Outcome::Counted(_), Some((remote, application))) = (outcome, announced.remote) {
             self.table.set_application(remote, application, at);
         }
         Accepted::Recorded { outcome, malformed: announced.malformed }
+    }
+
+    /// Whether the device has a key of its own.
+    fn has_key(&self, id: DeviceId) -> bool {
+        self.keys.has_device(id) || self.keyed.is_some_and(|keyed| keyed.contains(&id))
     }
 
     /// Rule R2: one of our own downlinks come back. What a relay decrypted has lost the entropy by which it would show.

@@ -9,7 +9,8 @@ use lastroute::decode::part::Part;
 use lastroute::decode::{self, Datagram, DecodeArgs, DecodeError, Decoder, Knowledge};
 use lastroute::id::DeviceId;
 use lastroute::metrics::Disposition;
-use lastroute::table::{TableConfig, Unregistered};
+use lastroute::table::rules::RouteChange;
+use lastroute::table::{RoutePolicy, TableConfig, Unregistered};
 use lastroute::wire::MAX_DATAGRAM;
 use lastroute::wire::container::{BtAddress, Content, Entry, RouteInterface};
 use lastroute::wire::frame::{Flags, Header, Layout, PacketType};
@@ -273,6 +274,22 @@ fn a_device_that_moves_is_seen_to_move() {
     assert_eq!(verdict(8, away), ("R4.2 same session", format!("It moves the route from {home} to {away} (R5).")));
     assert_eq!(verdict(7, home), ("R4.5 late", format!("It comes from {home}, and the route stays {away} (R5).")));
     assert_eq!(verdict(7, home).0, "R4.4 bit set");
+}
+
+#[test]
+fn a_registered_device_has_a_key_of_its_own_even_if_it_is_not_known() {
+    let route = |registered: Vec<DeviceId>| {
+        let knowledge = Knowledge { registered, policy: RoutePolicy::Strict, ..Knowledge::default() };
+        let mut decoder = Decoder::new(knowledge, NOW, false);
+        let changes = ["192.0.2.1:6200", "198.51.100.9:7"].into_iter().zip(5..).map(|(from, sequence)| {
+            let bytes = sealed_as(&header(PacketType::MEMFAULT_CHUNK, sequence), b"chunk");
+            let from = Some(from.parse().unwrap());
+            decoder.explain(Datagram { from, ..Datagram::new("made".to_owned(), bytes) }).verdict.unwrap().route
+        });
+        changes.last().unwrap()
+    };
+    assert_eq!(route(vec![]), Some(RouteChange::Moved));
+    assert_eq!(route(vec![DeviceId(1)]), Some(RouteChange::Kept));
 }
 
 #[test]

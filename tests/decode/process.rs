@@ -84,6 +84,16 @@ fn keys_come_from_files_of_their_own_or_from_a_configuration() {
 }
 
 #[test]
+fn a_device_whose_key_cannot_be_derived_is_registered_all_the_same() {
+    let site = Site::new();
+    let config = std::fs::read_to_string(site.directory.path().join("lastroute.toml")).unwrap();
+    site.write("deny.toml", &format!("unregistered = \"deny\"\n{config}"));
+    let (allowed, _) = site.accepted(&["--config", "lastroute.toml"]);
+    assert!(allowed > 0);
+    assert_eq!(site.accepted(&["--config", "deny.toml"]).0, allowed);
+}
+
+#[test]
 fn the_exit_code_is_2_for_what_cannot_be_read() {
     let site = Site::new();
     for (flags, said) in [
