@@ -1,7 +1,7 @@
 //! The `decode` command: what the gateway in question knows, from its configuration and from keys of their own flags.
 
 use super::{Failure, start_logging, warn};
-use crate::auth::keys::{DeviceKey, FACTORY_NETWORK};
+use crate::auth::keys::DeviceKey;
 use crate::clock::Clock;
 use crate::config::{self, ConfigError, Known};
 use crate::decode::{self, DecodeArgs, Key, Knowledge};
@@ -17,8 +17,6 @@ pub(super) fn run(arguments: &DecodeArgs) -> Result<(), Failure> {
 fn knowledge(arguments: &DecodeArgs) -> Result<Knowledge, ConfigError> {
     let known = Known::read(arguments.config.as_deref(), arguments.cloud_key_file.as_deref())?;
     let mut warnings = known.warnings;
-    let serves_factory = known.networks.iter().any(|network| network.id == FACTORY_NETWORK);
-    let refuses_factory = arguments.config.is_some() && !serves_factory;
     let mut keys: Vec<Key> = known.networks.into_iter().map(|network| Key::Network(network.id, network.root)).collect();
     keys.extend(known.devices.into_iter().map(|device| Key::Device(device.id, device.key)));
     for file in &arguments.network_key {
@@ -30,5 +28,5 @@ fn knowledge(arguments: &DecodeArgs) -> Result<Knowledge, ConfigError> {
     }
     warn(&warnings);
     let (registered, table, policy, cloud) = (known.registered, known.table, known.route_policy, known.cloud_keys);
-    Ok(Knowledge { keys, refuses_factory, registered, table, policy, cloud })
+    Ok(Knowledge { keys, refuses_factory: arguments.config.is_some(), registered, table, policy, cloud })
 }

@@ -40,14 +40,14 @@ pub struct Decoder {
 /// Why a frame was not opened.
 enum Unopened {
     NoFrame(FrameError),
-    Refused(Refusal),
+    Refused { refusal: Refusal, header: Header },
 }
 
 impl Unopened {
     fn verdict(self) -> Verdict {
         match self {
             Self::NoFrame(error) => Verdict::no_frame(error),
-            Self::Refused(refusal) => Verdict::refused(refusal),
+            Self::Refused { refusal, .. } => Verdict::refused(refusal),
         }
     }
 }
@@ -81,11 +81,14 @@ impl Decoder {
         decoder
     }
 
-    /// Adds keys, or replaces those of the same network or device.
+    /// Adds keys, or replaces those of the same network or device. With a key of the factory network that is served, too.
     pub fn learn(&mut self, keys: Vec<Key>) {
         for key in keys {
             match key {
-                Key::Network(id, root) => self.keys.set_network(id, root),
+                Key::Network(id, root) => {
+                    self.refuses_factory &= id != FACTORY_NETWORK;
+                    self.keys.set_network(id, root);
+                }
                 Key::Device(id, key) => self.keys.set_device(id, key, None),
             }
         }
@@ -137,7 +140,7 @@ impl Decoder {
         }
         let mut parts = vec![fields::frame(&bytes, Layout::Unversioned, 0, arrival.at)];
         let verdict = match self.open(&mut bytes, Layout::Unversioned, Interface::Udp, arrival.at) {
-            Err(unopened) if arrival.judged => unopened.verdict(),
+            Err(unopened) if arrival.judged => self.refuse(unopened),
             Err(unopened) => Verdict::downlink(Some(Err(unopened.verdict()))),
             Ok(verified) => {
                 let path = Path::Direct(arrival.source);
@@ -162,15 +165,33 @@ impl Decoder {
         at: Timestamp,
     ) -> Result<Verified<'b>, Unopened> {
         let frame = Frame::parse(bytes, layout).map_err(Unopened::NoFrame)?;
-        self.authenticator.open(&self.keys, frame, interface, at).map_err(Unopened::Refused)
+        let header = *frame.header();
+        let opened = self.authenticator.open(&self.keys, frame, interface, at);
+        opened.map_err(|refusal| Unopened::Refused { refusal, header })
+    }
+
+    /// What a gateway does with a frame that did not open here.
+    fn refuse(&self, unopened: Unopened) -> Verdict {
+        match unopened {
+            Unopened::Refused { refusal, header } if self.is_not_served(&header) => {
+                let mut verdict = Verdict::not_served();
+                verdict.why.extend(Verdict::refused(refusal).why);
+                verdict
+            }
+            unopened => unopened.verdict(),
+        }
+    }
+
+    /// Whether the gateway has no key of the network, which everybody else has.
+    fn is_not_served(&self, header: &Header) -> bool {
+        self.refuses_factory && header.level() == Level::Network && header.key_id == FACTORY_NETWORK
     }
 
     /// Takes an authentic packet in.
     fn judge(&self, verified: &Verified<'_>, path: &Path, at: Timestamp) -> Verdict {
         let header = verified.header();
-        let factory = header.level() == Level::Network && header.key_id == FACTORY_NETWORK;
         // What a relay decrypted, it decrypted with its own keys.
-        if self.refuses_factory && factory && verified.entropy().is_some() {
+        if self.is_not_served(header) && verified.entropy().is_some() {
             return Verdict::not_served();
         }
         let before = self.table.snapshot(header.device_id);
@@ -275,7 +296,7 @@ impl Decoder {
         part.parts.push(fields::frame(frame, Layout::Versioned, at, arrival.at));
         let mut copy = frame.to_vec();
         match self.open(&mut copy, Layout::Versioned, interface, arrival.at) {
-            Err(unopened) => Some(unopened.verdict()),
+            Err(unopened) => Some(self.refuse(unopened)),
             Ok(verified) => {
                 part.parts.push(inner_payload(&verified, at));
                 arrival.judged.then(|| self.judge(&verified, path, arrival.at))

@@ -119,7 +119,7 @@ pub enum Key {
 pub struct Knowledge {
     /// Its keys. That of the factory network opens packets without being here, since everybody knows it.
     pub keys: Vec<Key>,
-    /// It does not serve the factory network.
+    /// It does not serve the factory network, unless `keys` have a key of it.
     pub refuses_factory: bool,
     /// The devices registered with it. Each has a key of its own, even if that is not among `keys`.
     pub registered: Vec<DeviceId>,

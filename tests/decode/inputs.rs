@@ -6,8 +6,8 @@ use lastroute::auth::keys::{FACTORY_NETWORK, FACTORY_NETWORK_KEY, Interface, Key
 use lastroute::auth::nonce::OwnNonces;
 use lastroute::auth::seal_with;
 use lastroute::decode::part::Part;
-use lastroute::decode::{self, Datagram, DecodeArgs, DecodeError, Decoder, Knowledge};
-use lastroute::id::DeviceId;
+use lastroute::decode::{self, Datagram, DecodeArgs, DecodeError, Decoder, Key, Knowledge};
+use lastroute::id::{DeviceId, KeyId};
 use lastroute::metrics::Disposition;
 use lastroute::table::rules::RouteChange;
 use lastroute::table::{RoutePolicy, TableConfig, Unregistered};
@@ -201,6 +201,49 @@ fn a_gateway_that_does_not_serve_the_factory_network_refuses_what_is_explained()
     assert!(refused.contains("verdict: unknown_network, rule R0"), "{refused}");
 }
 
+/// A container with these bytes as the sealed frame of its only entry.
+fn container_of(frame: &[u8]) -> Vec<u8> {
+    let entry = Entry {
+        interface: RouteInterface::BtAdv,
+        bt: Some(BtAddress { kind: 1, bytes: [1, 2, 3, 4, 5, 6] }),
+        rssi_dbm: -70,
+        content: Content::Sealed(frame),
+    };
+    let mut container = Vec::new();
+    entry.encode(&mut container).unwrap();
+    container
+}
+
+#[test]
+fn a_packet_of_a_network_that_is_not_served_is_refused_before_it_is_opened() {
+    let key = || RootKey::new(FACTORY_NETWORK_KEY);
+    let served = || Knowledge { refuses_factory: true, ..Knowledge::default() };
+    let again = || Knowledge { keys: vec![Key::Network(FACTORY_NETWORK, key())], ..served() };
+    let mut broken = sealed(PacketType::MEMFAULT_CHUNK, b"chunk");
+    *broken.last_mut().unwrap() ^= 1;
+    let verdict = |knowledge| {
+        let mut decoder = Decoder::new(knowledge, NOW, false);
+        decoder.explain(Datagram::new("broken".to_owned(), broken.clone())).verdict.unwrap()
+    };
+    let refused = verdict(served());
+    assert_eq!(refused.disposition, Some(Disposition::UnknownNetwork));
+    assert!(refused.why[1].starts_with("The key that the header names does not open it"), "{:?}", refused.why);
+    assert_eq!(verdict(again()).disposition, Some(Disposition::BadTag));
+
+    // The relay is of a network of the gateway's own, and heard a device of the factory network.
+    let network = KeyId::new(7).unwrap();
+    let relay = Header { key_id: network, ..header(PacketType::RECEIVED_EPACKET, 0) };
+    let heard = |knowledge: Knowledge| {
+        let mut decoder = Decoder::new(knowledge, NOW, false);
+        decoder.learn(vec![Key::Network(network, key())]);
+        let datagram = sealed_as(&relay, &container_of(&[0; 50]));
+        let explained = decoder.explain(Datagram::new("container".to_owned(), datagram));
+        explained.parts[1].parts[0].verdict.clone().unwrap().disposition
+    };
+    assert_eq!(heard(served()), Some(Disposition::UnknownNetwork));
+    assert_eq!(heard(again()), Some(Disposition::BadTag));
+}
+
 #[test]
 fn a_device_that_is_not_registered_is_refused_where_only_registered_ones_are_served() {
     let arguments = DecodeArgs { file: vec![vectors("firmware-capture.json")], ..brief() };
@@ -320,15 +363,7 @@ fn lies_within(part: &Part, len: usize) -> bool {
 
 #[test]
 fn a_container_of_a_packet_that_does_not_count_is_explained_and_not_judged() {
-    let entry = Entry {
-        interface: RouteInterface::BtAdv,
-        bt: Some(BtAddress { kind: 1, bytes: [1, 2, 3, 4, 5, 6] }),
-        rssi_dbm: -70,
-        content: Content::Sealed(&[0; 50]),
-    };
-    let mut container = Vec::new();
-    entry.encode(&mut container).unwrap();
-    let datagram = sealed(PacketType::RECEIVED_EPACKET, &container);
+    let datagram = sealed(PacketType::RECEIVED_EPACKET, &container_of(&[0; 50]));
     let mut decoder = Decoder::new(Knowledge::default(), NOW, false);
     let [first, copy] = [(); 2].map(|()| decoder.explain(Datagram::new("container".to_owned(), datagram.clone())));
     let entries = |explained: &decode::Explained| explained.parts[1].parts.clone();

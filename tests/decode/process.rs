@@ -94,6 +94,21 @@ fn a_device_whose_key_cannot_be_derived_is_registered_all_the_same() {
 }
 
 #[test]
+fn the_factory_network_is_served_if_the_configuration_or_a_flag_names_it() {
+    let site = Site::new();
+    site.write("factory.key", "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f");
+    let factory = "7f0000000000000000d00810000092a3364b0000eba32d5dc8c57b29b04b0ab7c19cbb87da5b0c0fa9";
+    let said = |flags: &[&str]| {
+        let output = site.decode(&[&[factory, "--brief", "--at", "2026-11-23T03:20:42Z"], flags].concat());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let config = ["--config", "lastroute.toml"];
+    assert!(said(&[]).contains(" accepted, "));
+    assert!(said(&config).contains(" unknown_network, "));
+    assert!(said(&[&config[..], &["--network-key", "000000=factory.key"]].concat()).contains(" accepted, "));
+}
+
+#[test]
 fn the_exit_code_is_2_for_what_cannot_be_read() {
     let site = Site::new();
     for (flags, said) in [
