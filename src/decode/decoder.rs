@@ -270,14 +270,17 @@ impl Decoder {
             (Content::Opened { header, payload: inside }, interface) => {
                 decrypted(&mut walk, &mut part, header.packet_type, inside, arrival.at);
                 let judge = || self.judge(&Verified::on_word_of(outer, header, inside), &path, arrival.at);
-                if interface.is_none() { Some(Verdict::unknown_interface()) } else { arrival.judged.then(judge) }
+                match interface {
+                    Some(_) => arrival.judged.then(judge),
+                    None => refusal(Verdict::unknown_interface(), arrival.judged, &mut part),
+                }
             }
             (Content::Sealed(frame), Some(interface)) => {
                 self.sealed(frame, interface, walk.at(), &path, arrival, &mut part)
             }
             (Content::Sealed(_), None) => {
                 walk.remainder(&mut part, "frame");
-                Some(Verdict::unknown_interface())
+                refusal(Verdict::unknown_interface(), arrival.judged, &mut part)
             }
         };
         part
@@ -296,13 +299,22 @@ impl Decoder {
         part.parts.push(fields::frame(frame, Layout::Versioned, at, arrival.at));
         let mut copy = frame.to_vec();
         match self.open(&mut copy, Layout::Versioned, interface, arrival.at) {
-            Err(unopened) => Some(self.refuse(unopened)),
+            Err(unopened) => refusal(self.refuse(unopened), arrival.judged, part),
             Ok(verified) => {
                 part.parts.push(inner_payload(&verified, at));
                 arrival.judged.then(|| self.judge(&verified, path, arrival.at))
             }
         }
     }
+}
+
+/// The verdict on an entry that is refused; its reasons are left as notes where a gateway does not get so far.
+fn refusal(verdict: Verdict, judged: bool, part: &mut Part) -> Option<Verdict> {
+    if judged {
+        return Some(verdict);
+    }
+    part.notes.extend(verdict.why);
+    None
 }
 
 /// Header and payload of an entry that the relay decrypted.

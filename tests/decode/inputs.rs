@@ -201,16 +201,11 @@ fn a_gateway_that_does_not_serve_the_factory_network_refuses_what_is_explained()
     assert!(refused.contains("verdict: unknown_network, rule R0"), "{refused}");
 }
 
-/// A container with these bytes as the sealed frame of its only entry.
-fn container_of(frame: &[u8]) -> Vec<u8> {
-    let entry = Entry {
-        interface: RouteInterface::BtAdv,
-        bt: Some(BtAddress { kind: 1, bytes: [1, 2, 3, 4, 5, 6] }),
-        rssi_dbm: -70,
-        content: Content::Sealed(frame),
-    };
+/// A container with one entry, sealed bytes that were heard on `interface`.
+fn container_of(interface: RouteInterface) -> Vec<u8> {
+    let bt = (interface == RouteInterface::BtAdv).then_some(BtAddress { kind: 1, bytes: [1, 2, 3, 4, 5, 6] });
     let mut container = Vec::new();
-    entry.encode(&mut container).unwrap();
+    Entry { interface, bt, rssi_dbm: -70, content: Content::Sealed(&[0; 50]) }.encode(&mut container).unwrap();
     container
 }
 
@@ -236,7 +231,7 @@ fn a_packet_of_a_network_that_is_not_served_is_refused_before_it_is_opened() {
     let heard = |knowledge: Knowledge| {
         let mut decoder = Decoder::new(knowledge, NOW, false);
         decoder.learn(vec![Key::Network(network, key())]);
-        let datagram = sealed_as(&relay, &container_of(&[0; 50]));
+        let datagram = sealed_as(&relay, &container_of(RouteInterface::BtAdv));
         let explained = decoder.explain(Datagram::new("container".to_owned(), datagram));
         explained.parts[1].parts[0].verdict.clone().unwrap().disposition
     };
@@ -363,13 +358,20 @@ fn lies_within(part: &Part, len: usize) -> bool {
 
 #[test]
 fn a_container_of_a_packet_that_does_not_count_is_explained_and_not_judged() {
-    let datagram = sealed(PacketType::RECEIVED_EPACKET, &container_of(&[0; 50]));
-    let mut decoder = Decoder::new(Knowledge::default(), NOW, false);
-    let [first, copy] = [(); 2].map(|()| decoder.explain(Datagram::new("container".to_owned(), datagram.clone())));
-    let entries = |explained: &decode::Explained| explained.parts[1].parts.clone();
-    assert_eq!(entries(&first)[0].verdict.as_ref().unwrap().disposition, Some(Disposition::BadTag));
-    assert!(decode::text(&copy).contains("a gateway does not look at the entries"), "{}", decode::text(&copy));
-    assert_eq!(entries(&copy)[0].fields, entries(&first)[0].fields);
+    for (interface, disposition) in
+        [(RouteInterface::BtAdv, Disposition::BadTag), (RouteInterface::Udp, Disposition::UnknownInterface)]
+    {
+        let datagram = sealed(PacketType::RECEIVED_EPACKET, &container_of(interface));
+        let mut decoder = Decoder::new(Knowledge::default(), NOW, false);
+        let mut explained = || decoder.explain(Datagram::new("container".to_owned(), datagram.clone()));
+        let (first, copy) = (explained(), explained());
+        let entry = |explained: &decode::Explained| explained.parts[1].parts[0].clone();
+        let verdict = entry(&first).verdict.unwrap();
+        assert_eq!(verdict.disposition, Some(disposition));
+        assert!(decode::text(&copy).contains("a gateway does not look at the entries"), "{}", decode::text(&copy));
+        assert_eq!((entry(&copy).verdict, &entry(&copy).notes), (None, &verdict.why));
+        assert_eq!(entry(&copy).fields, entry(&first).fields);
+    }
 }
 
 proptest! {
