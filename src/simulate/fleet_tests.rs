@@ -192,6 +192,26 @@ async fn a_device_that_is_awake_answers_an_echo_and_a_sleeping_one_misses_it() {
 }
 
 #[tokio::test]
+async fn a_fleet_that_is_behind_hears_everything_all_the_same() {
+    let mut gateway = Gateway::open().await;
+    // It is behind from the start, and has far more to send than is sent while it hears.
+    let config = Config { devices: 1, rate: Some(super::super::MAX_RATE), ..lively(&gateway) };
+    let stats = Arc::new(Stats::default());
+    let script = async {
+        let (source, _) = gateway.receive().await;
+        for _ in 0..250 {
+            gateway.socket.send_to(&[1], source).await.unwrap();
+        }
+        let before = stats.sent();
+        while stats.get(Count::Short) < 250 {
+            tokio::task::yield_now().await;
+        }
+        assert!(stats.sent() - before < 64 * 50, "{} sent meanwhile", stats.sent() - before);
+    };
+    super::super::run(config, Clock::default(), Arc::clone(&stats), script).await.unwrap();
+}
+
+#[tokio::test]
 async fn devices_without_time_take_the_gateways_and_the_others_have_it_from_the_start() {
     for (no_time, first) in [(1.0, "noTime"), (0.0, "fresh")] {
         let mut gateway = Gateway::open().await;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::device::{Device, Heard, MAX_DOWNLINK, Uplink, Wake};
@@ -22,6 +23,10 @@ use crate::wire::frame::{Frame, Header, Layout, PacketType};
 
 /// Wake-ups served before the sockets are looked at again, so that a busy link still receives. As many as leave at once.
 const WAKES_AT_ONCE: usize = 64;
+
+/// Datagrams taken from the sockets in one go: no fewer than can be asked for in one, so that a link that is behind loses no
+/// answers.
+const ARRIVALS_AT_ONCE: usize = WAKES_AT_ONCE;
 
 /// How long a fleet listens for the last answers, once all packets are made: far longer than a round trip.
 const LINGER: Duration = Duration::from_secs(1);
@@ -115,7 +120,13 @@ impl Link {
                     Some(_) => self.serve_due().await,
                     None => break,
                 },
-                (port, received) = self.ports.arrival(&mut buffer) => self.receive(port, received, &mut buffer).await,
+                (port, received) = self.ports.arrival(&mut buffer) => self.receive(port, received, &mut buffer),
+            }
+            self.receive_all(&mut buffer);
+            self.flush().await;
+            if self.is_behind() {
+                // Else a link that never waits would not learn what has arrived.
+                yield_now().await;
             }
         }
         while self.release(Duration::MAX) {}
@@ -139,7 +150,10 @@ impl Link {
             let Some(due) = self.schedule.take(now) else { break };
             self.wake(due, now).await;
         }
-        self.flush().await;
+    }
+
+    fn is_behind(&self) -> bool {
+        self.next_due().is_some_and(|due| due <= self.world.start.elapsed())
     }
 
     async fn wake(&mut self, due: Due, now: Duration) {
@@ -265,12 +279,19 @@ impl Link {
         ports.flush(left).await;
     }
 
-    async fn receive(&mut self, port: usize, received: io::Result<usize>, buffer: &mut [u8]) {
+    /// Takes what has arrived at the ports.
+    fn receive_all(&mut self, buffer: &mut [u8]) {
+        for _ in 0..ARRIVALS_AT_ONCE {
+            let Some((port, received)) = self.ports.arrived(buffer) else { break };
+            self.receive(port, received, buffer);
+        }
+    }
+
+    fn receive(&mut self, port: usize, received: io::Result<usize>, buffer: &mut [u8]) {
         match received {
             Ok(len) => self.hear(port, &mut buffer[..len]),
             Err(_) => self.world.stats.add(Count::Unreachable),
         }
-        self.flush().await;
     }
 
     /// A datagram has arrived at a port of the NAT.

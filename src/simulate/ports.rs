@@ -40,6 +40,8 @@ pub(super) fn open(gateway: SocketAddr) -> io::Result<UdpSocket> {
 #[derive(Debug)]
 pub(super) struct Ports<T> {
     sockets: Vec<UdpSocket>,
+    /// Which of them is looked at next.
+    turn: usize,
     bytes: Vec<u8>,
     waiting: Vec<Waiting<T>>,
 }
@@ -55,7 +57,7 @@ struct Waiting<T> {
 impl<T> Ports<T> {
     /// From open sockets, at least one.
     pub(super) const fn new(sockets: Vec<UdpSocket>) -> Self {
-        Self { sockets, bytes: Vec::new(), waiting: Vec::new() }
+        Self { sockets, turn: 0, bytes: Vec::new(), waiting: Vec::new() }
     }
 
     /// How many.
@@ -123,6 +125,20 @@ impl<T> Ports<T> {
     fn datagram(&self, at: usize) -> &[u8] {
         let begin = if at == 0 { 0 } else { self.waiting[at - 1].end };
         &self.bytes[begin..self.waiting[at].end]
+    }
+
+    /// Takes a datagram that has arrived, if there is one, as [`Self::arrival`] does. Ports are looked at in turn, so that a
+    /// busy one does not make the others wait.
+    pub(super) fn arrived(&mut self, buffer: &mut [u8]) -> Option<(usize, io::Result<usize>)> {
+        for _ in 0..self.sockets.len() {
+            let port = self.turn;
+            self.turn = (port + 1) % self.sockets.len();
+            match self.sockets[port].try_recv(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                received => return Some((port, received)),
+            }
+        }
+        None
     }
 
     /// Waits for a datagram. Returns the port, and its length or the error of the socket.
@@ -193,5 +209,19 @@ mod tests {
             let (found, len) = ports.arrival(&mut [0; 9]).await;
             assert_eq!((found, len.unwrap()), (port, 3));
         }
+    }
+
+    #[tokio::test]
+    async fn what_has_arrived_is_taken_from_each_port_in_turn() {
+        let (peer, mut ports) = peer_and_ports(2).await;
+        for port in [0, 0, 1, 1] {
+            peer.send_to(&[7], ports.sockets[port].local_addr().unwrap()).await.unwrap();
+        }
+        for socket in &ports.sockets {
+            socket.readable().await.unwrap();
+        }
+        let mut taken = || ports.arrived(&mut [0; 9]).map(|(port, len)| (port, len.unwrap()));
+        assert_eq!([taken(), taken(), taken(), taken()], [0, 1, 0, 1].map(|port| Some((port, 1))));
+        assert_eq!(taken(), None);
     }
 }
