@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::relay;
 use super::stats::{Count, Summary};
 use crate::client::{Client, ClientError};
 use crate::metrics::Disposition;
@@ -17,6 +18,12 @@ use crate::status::GatewayStatus;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long the counters may take to stand still: a full receive buffer is worked off in less.
 const STANDSTILL: Duration = Duration::from_secs(10);
+
+/// What becomes of what a fleet sends, at a gateway that knows it.
+const REGULAR: [Disposition; 3] = [Disposition::Accepted, Disposition::Duplicate, Disposition::TooOld];
+
+/// Entries that fit a container: each has 31 bytes in front of what it says.
+const MOST_ENTRIES: u64 = (relay::MAX_UPLINK / 32) as u64;
 
 /// A gateway whose counters were read before a fleet starts.
 #[derive(Debug)]
@@ -94,11 +101,35 @@ pub struct Comparison {
     entries: Entries,
 }
 
-/// Packets that relays passed on, whatever the gateway made of each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Packets that relays passed on, in containers that the gateway should read.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Entries {
     sent: u64,
+    /// Those that were read and are of the children: accepted, or seen before.
     counted: u64,
+    /// What else the gateway made of some, in words.
+    strange: Vec<String>,
+}
+
+impl Entries {
+    fn new(sent: u64, before: &GatewayStatus, after: &GatewayStatus) -> Self {
+        let mut entries = Self { sent, counted: 0, strange: Vec::new() };
+        for (label, now) in &after.entries {
+            let count = now.saturating_sub(before.entries.get(label).copied().unwrap_or_default());
+            if REGULAR.iter().any(|regular| regular.label() == label) {
+                entries.counted += count;
+            } else if count > 0 {
+                entries.strange.push(format!("{label} {count}"));
+            }
+        }
+        entries
+    }
+
+    /// Whether no more is missing than so many dropped containers can have held.
+    fn are_explained(&self, dropped: u64) -> bool {
+        let missing = self.sent.checked_sub(self.counted);
+        self.strange.is_empty() && missing.is_some_and(|missing| missing <= dropped.saturating_mul(MOST_ENTRIES))
+    }
 }
 
 /// Datagrams of one disposition.
@@ -129,21 +160,17 @@ impl Comparison {
             expected: expected(disposition, summary),
             counted: of(after, disposition.label()).saturating_sub(of(before, disposition.label())),
         };
-        let always = [Disposition::Accepted, Disposition::Duplicate, Disposition::TooOld];
         let rows = Disposition::ALL[..Disposition::DATAGRAM].iter().map(|disposition| row(*disposition));
         Self {
             address,
-            rows: rows.filter(|row| always.contains(&row.disposition) || row.counted > 0).collect(),
+            rows: rows.filter(|row| REGULAR.contains(&row.disposition) || row.counted > 0).collect(),
             kernel_drops: after.kernel_drops.saturating_sub(before.kernel_drops),
             stands_still,
             sent: summary.sent,
             lost: summary.get(Count::Lost),
             copies: summary.get(Count::Copies),
             failed: summary.get(Count::SendFailures),
-            entries: Entries {
-                sent: summary.get(Count::Entries),
-                counted: after.entries.values().sum::<u64>().saturating_sub(before.entries.values().sum()),
-            },
+            entries: Entries::new(summary.get(Count::Entries), before, after),
         }
     }
 
@@ -151,12 +178,8 @@ impl Comparison {
     /// missing is what the kernel of the gateway says it dropped.
     pub fn unexplained(&self) -> Option<String> {
         let differences: Vec<_> = self.rows.iter().filter(|row| row.difference() != 0).collect();
-        if differences.is_empty() && self.entries.sent != self.entries.counted {
-            let Entries { sent, counted } = self.entries;
-            return Some(format!("the gateway counted {counted} container entries of {sent}; {}", self.hint()));
-        }
         if differences.is_empty() || self.dropped_all_that_is_missing() {
-            return None;
+            return self.unexplained_entries();
         }
         let text = |row: &&Row| format!("{} {:+}", row.disposition.label(), row.difference());
         let list = differences.iter().map(text).collect::<Vec<_>>().join(", ");
@@ -167,11 +190,29 @@ impl Comparison {
         ))
     }
 
-    /// A dropped datagram is missing in one of the three; that its copy counts in its place changes the others.
+    /// Likewise of what was in the containers.
+    fn unexplained_entries(&self) -> Option<String> {
+        let Entries { sent, counted, strange } = &self.entries;
+        if self.entries.are_explained(self.kernel_drops) {
+            return None;
+        }
+        let others = if strange.is_empty() { String::new() } else { format!(", and others as {}", strange.join(", ")) };
+        let hint = if strange.is_empty() {
+            self.hint()
+        } else {
+            "it does not know the children: give it the file of --write-config"
+        };
+        Some(format!("the gateway counted {counted} container entries of {sent}{others}; {hint}"))
+    }
+
+    /// A dropped datagram is missing in one of the three; that its copy counts in its place changes the others. No drop makes
+    /// more be accepted.
     fn dropped_all_that_is_missing(&self) -> bool {
         let missing: i64 = -self.rows.iter().map(Row::difference).sum::<i64>();
         let strange = self.rows.iter().any(|row| row.expected == 0 && row.counted > 0);
-        self.kernel_drops > 0 && missing == self.kernel_drops.cast_signed() && !strange
+        let more_accepted =
+            self.rows.iter().any(|row| row.disposition == Disposition::Accepted && row.difference() > 0);
+        self.kernel_drops > 0 && missing == self.kernel_drops.cast_signed() && !strange && !more_accepted
     }
 
     fn hint(&self) -> &'static str {
@@ -215,8 +256,8 @@ impl fmt::Display for Comparison {
             write!(f, "\n  {:<16}{expected:>12}{counted:>12}{difference:>12}", row.disposition.label())?;
         }
         write!(f, "\n  {:<16}{:>12}{:>12}", "kernel drops", "", self.kernel_drops)?;
-        let Entries { sent, counted } = self.entries;
-        if sent > 0 || counted > 0 {
+        let Entries { sent, counted, strange } = &self.entries;
+        if *sent > 0 || *counted > 0 || !strange.is_empty() {
             write!(f, "\n  {:<16}{sent:>12}{counted:>12}", "in containers")?;
         }
         if !self.stands_still {
@@ -301,6 +342,9 @@ mod tests {
         assert_eq!(compared(&[("accepted", 107), ("duplicate", 9)], 2).unexplained(), None);
         let text = compared(&[("accepted", 107), ("duplicate", 9)], 1).unexplained().unwrap();
         assert!(text.contains(": accepted -2, kernel drops 1; datagrams were lost"), "{text}");
+        // What was dropped is never accepted.
+        let text = compared(&[("accepted", 110), ("duplicate", 7)], 1).unexplained().unwrap();
+        assert!(text.contains(": accepted +1, duplicate -2, kernel drops 1"), "{text}");
     }
 
     #[test]
@@ -320,24 +364,37 @@ mod tests {
 
     #[test]
     fn what_relays_passed_on_is_compared_where_every_container_arrived() {
-        let compared = |counted: &[(&str, u64)], containers| {
+        let dropped = |counted: &[(&str, u64)], containers, drops| {
             let stats = Stats::default();
             (0..containers).for_each(|_| stats.add(Count::ToAccept));
             stats.add_many(Count::Entries, 30);
             let before = status(1, &[], 0);
-            let mut after = status(1, &[("accepted", 2)], 0);
+            let mut after = status(1, &[("accepted", 2)], drops);
             after.entries = counted.iter().map(|(label, count)| ((*label).to_owned(), *count)).collect();
             let summary = stats.summary(Duration::from_secs(1));
             Comparison::new("http://gateway".to_owned(), &before, &after, true, &summary)
         };
-        let all = compared(&[("accepted", 25), ("duplicate", 5)], 2);
+        let compared = |counted: &[(&str, u64)], containers| dropped(counted, containers, 0);
+        let all = compared(&[("accepted", 22), ("duplicate", 5), ("too_old", 3)], 2);
         assert_eq!(all.unexplained(), None);
         assert!(all.to_string().ends_with("\n  in containers             30          30"), "{all}");
         let text = compared(&[("accepted", 25)], 2).unexplained().unwrap();
         assert!(text.starts_with("the gateway counted 25 container entries of 30; see that"), "{text}");
+        let text = compared(&[("accepted", 25), ("unknown_device", 5)], 2).unexplained().unwrap();
+        assert!(
+            text.contains("25 container entries of 30, and others as unknown_device 5; it does not know the"),
+            "{text}"
+        );
         // Of a container that is missing, so are the entries.
         let text = compared(&[("accepted", 25)], 3).unexplained().unwrap();
         assert!(text.starts_with("the gateway did not count what was sent: accepted -1"), "{text}");
+        assert_eq!(dropped(&[("accepted", 1)], 3, 1).unexplained(), None);
+        for (counted, drops) in [(31, 1), (25, 0)] {
+            let text = dropped(&[("accepted", counted)], 2 + drops, drops).unexplained().unwrap();
+            assert!(text.starts_with(&format!("the gateway counted {counted} container entries of 30")), "{text}");
+        }
+        let too_many = Entries { sent: 1 + MOST_ENTRIES, counted: 0, strange: Vec::new() };
+        assert!(!too_many.are_explained(1) && too_many.are_explained(2));
     }
 
     /// A gateway that answers with one status after the other, and then with the last for ever; watched from the first on.
