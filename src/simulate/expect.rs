@@ -1,7 +1,10 @@
 //! What a gateway should make of the packets of one device that leave for it. Pure.
 //!
 //! The simplest reckoning that is right for a device the gateway has not heard before, which boots once and whose boot is
-//! the first of its packets to leave. It shares no code with the rules of the gateway, so that each checks the other.
+//! the first of its packets to leave. It shares no code with the rules of the gateway, so that each checks the other; only
+//! which times are fresh, it does not decide itself.
+
+use std::collections::HashSet;
 
 use super::Count;
 
@@ -50,6 +53,22 @@ impl Expectation {
     }
 }
 
+/// Packets that the kernel did not take while a copy of them is still to leave: for the gateway that is the first of them.
+#[derive(Debug, Default)]
+pub(super) struct Refused(HashSet<(u32, u16)>);
+
+impl Refused {
+    /// Notes a packet with a given sequence of the device at place `at`.
+    pub(super) fn note(&mut self, at: u32, sequence: u16) {
+        self.0.insert((at, sequence));
+    }
+
+    /// Whether it was noted; no longer from then on.
+    pub(super) fn take(&mut self, at: u32, sequence: u16) -> bool {
+        self.0.remove(&(at, sequence))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +95,16 @@ mod tests {
         assert_eq!((of(NOW, 1), of(NOW - 1, 0)), (Count::ToAccept, Count::TooLate));
         assert_eq!((of(NOW + 9, 80), of(NOW, 17), of(NOW, 16)), (Count::ToAccept, Count::ToAccept, Count::TooLate));
         assert_eq!((of(NOW + 9, 80 + 1025), of(NOW + 8, 79)), (Count::ToAccept, Count::TooLate), "another session");
+    }
+
+    #[test]
+    fn what_was_refused_is_known_until_its_copy_leaves() {
+        let mut refused = Refused::default();
+        refused.note(1, 7);
+        assert_eq!(
+            [(2, 7), (1, 8), (1, 7), (1, 7)].map(|(at, sequence)| refused.take(at, sequence)),
+            [false, false, true, false]
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
 use super::device::{Device, Heard, MAX_DOWNLINK, Uplink, Wake};
-use super::expect::{Expectation, Leaving};
+use super::expect::{Expectation, Leaving, Refused};
 use super::fleet::World;
 use super::identity;
 use super::network::Fate;
@@ -47,6 +47,7 @@ pub(super) struct Link {
     /// Those that have booted, in the order of their places.
     members: Vec<Member>,
     held: Held,
+    refused: Refused,
     /// Decides what happens to downlinks.
     random: Rng,
 }
@@ -67,22 +68,22 @@ pub(super) struct Sent {
     port: u8,
     gps_time: u32,
     sequence: u16,
+    /// Packets of other devices in it.
+    entries: u16,
+    /// A copy of it is to come.
+    copied: bool,
     /// Made by the network.
     copy: bool,
 }
 
+/// How long the copy of a datagram that is copied is held back, from when that leaves.
+type CopyHeld = Option<Duration>;
+
 /// What is on its way for longer, by when it goes on and the order in which it was held back.
 #[derive(Debug, Default)]
 struct Held {
-    waiting: BTreeMap<(Duration, u64), (Sent, Vec<u8>, After)>,
+    waiting: BTreeMap<(Duration, u64), (Sent, Vec<u8>, CopyHeld)>,
     count: u64,
-}
-
-/// What follows a datagram.
-#[derive(Clone, Copy, Debug)]
-struct After {
-    copied: bool,
-    copy_held: Option<Duration>,
 }
 
 impl Link {
@@ -98,6 +99,7 @@ impl Link {
             // Pages that no device has booted into yet are not resident.
             members: Vec::with_capacity(deal.len()),
             held: Held::default(),
+            refused: Refused::default(),
             random: chance(!seed),
             world,
         }
@@ -223,26 +225,26 @@ impl Link {
         if fate.lost {
             return stats.add(Count::Lost);
         }
-        stats.add_many(Count::Entries, uplink.entries);
         let Some(Header { packet_type, gps_time, sequence, .. }) = header(&mut uplink.bytes) else { return };
         let boots = packet_type == PacketType::KEY_IDS && sequence == 0;
         let port = self.members[at].port;
-        let sent = Sent { at: at as u32, port, gps_time, sequence, copy: false };
+        let (entries, copied) = (uplink.entries as u16, fate.copied);
+        let sent = Sent { at: at as u32, port, gps_time, sequence, entries, copied, copy: false };
         // A boot that its own telemetry overtakes is judged by rules of which no simple reckoning can be made.
         let [held, copy_held] = [fate.held, fate.copy_held].map(|hold| hold.filter(|_| !boots));
-        self.travel(sent, uplink.bytes, After { copied: fate.copied, copy_held }, held, now);
+        self.travel(sent, uplink.bytes, copy_held, held, now);
     }
 
     /// Lets a datagram go on, at once or when it was `held` long enough.
-    fn travel(&mut self, sent: Sent, bytes: Vec<u8>, after: After, held: Option<Duration>, now: Duration) {
+    fn travel(&mut self, sent: Sent, bytes: Vec<u8>, copy_held: CopyHeld, held: Option<Duration>, now: Duration) {
         let room = self.held.waiting.len() < MAX_HELD;
         match held.filter(|_| room) {
             Some(hold) => {
                 self.world.stats.add(Count::HeldBack);
                 self.held.count += 1;
-                self.held.waiting.insert((now.saturating_add(hold), self.held.count), (sent, bytes, after));
+                self.held.waiting.insert((now.saturating_add(hold), self.held.count), (sent, bytes, copy_held));
             }
-            None => self.leave(sent, bytes, after, now),
+            None => self.leave(sent, bytes, copy_held, now),
         }
     }
 
@@ -250,31 +252,39 @@ impl Link {
     fn release(&mut self, now: Duration) -> bool {
         let first = self.held.waiting.first_entry().filter(|first| first.key().0 <= now);
         let Some(first) = first else { return false };
-        let ((due, _), (sent, bytes, after)) = first.remove_entry();
-        self.leave(sent, bytes, after, due);
+        let ((due, _), (sent, bytes, copy_held)) = first.remove_entry();
+        self.leave(sent, bytes, copy_held, due);
         true
     }
 
     /// Hands a datagram to its port. A copy of it comes behind it, so that it is the copy for the gateway, too.
-    fn leave(&mut self, sent: Sent, bytes: Vec<u8>, after: After, now: Duration) {
+    fn leave(&mut self, sent: Sent, bytes: Vec<u8>, copy_held: CopyHeld, now: Duration) {
         let port = usize::from(sent.port);
         self.ports.push(port, &bytes, sent);
         self.last_senders[port] = sent.at as usize;
-        if after.copied {
+        if sent.copied {
             self.world.stats.add(Count::Copies);
-            let once = After { copied: false, copy_held: None };
-            self.travel(Sent { copy: true, ..sent }, bytes, once, after.copy_held, now);
+            self.travel(Sent { copied: false, copy: true, ..sent }, bytes, None, copy_held, now);
         }
     }
 
     /// Sends what has left the devices, and reckons what the gateway should make of it.
     async fn flush(&mut self) {
-        let Self { ports, members, world, .. } = self;
+        let Self { ports, members, refused, world, .. } = self;
         let now = world.clock.now().gps();
         let left = |sent: &Sent, taken: bool| {
-            let expectation = &mut members[sent.at as usize].expectation;
-            let expected = taken.then(|| expectation.of(&sent.leaving(now)));
-            world.stats.add(expected.unwrap_or(Count::SendFailures));
+            let copy = sent.copy && !refused.take(sent.at, sent.sequence);
+            if !taken {
+                if sent.copied {
+                    refused.note(sent.at, sent.sequence);
+                }
+                return world.stats.add(Count::SendFailures);
+            }
+            let expected = members[sent.at as usize].expectation.of(&Leaving { copy, ..sent.leaving(now) });
+            if expected == Count::ToAccept {
+                world.stats.add_many(Count::Entries, sent.entries.into());
+            }
+            world.stats.add(expected);
         };
         ports.flush(left).await;
     }

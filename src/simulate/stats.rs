@@ -28,7 +28,7 @@ pub enum Count {
     CallAnswers,
     /// Containers sent by relays.
     Containers,
-    /// Packets of other devices in those containers that were not lost.
+    /// Packets of other devices in those containers that the gateway should accept: of others it reads none.
     Entries,
     /// Datagrams of devices that the kernel did not take, so that they never left.
     SendFailures,
@@ -125,7 +125,7 @@ impl Count {
             Self::EchoAnswers => "echo requests answered",
             Self::CallAnswers => "calls answered",
             Self::Containers => "containers sent",
-            Self::Entries => "container entries sent",
+            Self::Entries => "container entries to be counted",
             Self::SendFailures => "sends failed",
             Self::Lost => "lost on the way",
             Self::Copies => "copies made on the way",

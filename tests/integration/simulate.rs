@@ -1,6 +1,7 @@
 //! The simulator against a whole gateway that knows its devices.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -50,7 +51,7 @@ impl Known {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gateway_counts_the_entries_that_relays_sent_and_their_children_have_relayed_routes() {
-    let cadence = std::time::Duration::from_millis(50);
+    let cadence = Duration::from_millis(50);
     let mut fleet = simulate::Config { devices: 3, relays: 2, children: 8, cadence, ..simulate::Config::default() };
     let gateway = Known::start(&mut fleet);
     let client = Client::new(&format!("http://{}", gateway.app.http()), None).unwrap();
@@ -88,5 +89,28 @@ async fn the_gateway_counts_the_entries_that_relays_sent_and_their_children_have
         let own = format!("51a000010000000{}", number / 8);
         assert!(relay == own || number % 4 == 0 && relay.starts_with("51a000010000000"), "{route}");
     }
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_that_are_too_old_or_copies_are_not_expected_to_be_read() {
+    let mut fleet = simulate::Config {
+        devices: 2,
+        relays: 2,
+        children: 4,
+        cadence: Duration::from_millis(10),
+        packets: Some(600),
+        no_time: 0.0,
+        duplicate: 0.1,
+        reorder: 0.2,
+        delay: Some(Duration::from_secs(1)),
+        ..simulate::Config::default()
+    };
+    let gateway = Known::start(&mut fleet);
+    let watched = Watched::start(Client::new(&format!("http://{}", gateway.app.http()), None).unwrap()).await.unwrap();
+    let summary = simulate::run(fleet, Clock::default(), Arc::default(), std::future::pending()).await.unwrap();
+    assert!(summary.get(Count::TooLate) > 20 && summary.get(Count::ToDuplicate) > 20, "{summary}");
+    let comparison = watched.compare(&summary).await.unwrap();
+    assert_eq!(comparison.unexplained(), None, "{comparison}");
     gateway.stop().await;
 }
