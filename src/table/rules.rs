@@ -213,11 +213,12 @@ fn judge_fresh(session: &Session, greatest: u32, pending: bool, arrival: &Arriva
     let ahead = (1..=MAX_SKIP).contains(&distance);
     let recent = (-WINDOW..=0).contains(&distance);
     let not_before = |seconds| session.first_gps.max(session.high_gps.saturating_sub(seconds));
+    // What follows a boot and is newer than everything begins the session of that boot, however far the old one had come.
+    if gps_time > greatest && (pending || !ahead) {
+        return Step::NewSession;
+    }
     if ahead && gps_time >= not_before(SMALL_STEP) {
         return Step::SameSession;
-    }
-    if !ahead && gps_time > greatest {
-        return Step::NewSession;
     }
     if recent {
         let seen = session.window >> distance.unsigned_abs() & 1 == 1;
@@ -226,7 +227,13 @@ fn judge_fresh(session: &Session, greatest: u32, pending: bool, arrival: &Arriva
         if seen && !pending && !arrival.boot {
             return Step::BitSet;
         }
-        if !seen && gps_time >= not_before(MAX_LATE) {
+        // The boot of this very session, overtaken, is no newer than the first packet of it. A newer boot is another one.
+        let in_time = if arrival.boot {
+            session.first_gps.saturating_sub(SMALL_STEP)..=session.first_gps
+        } else {
+            not_before(MAX_LATE)..=u32::MAX
+        };
+        if !seen && in_time.contains(&gps_time) {
             return Step::Late;
         }
     }
@@ -410,18 +417,21 @@ mod tests {
             assert_eq!(state.arrive(NOW, NOW, sequence, false, 900), Step::Pending);
         }
         assert_eq!(state.boot(NOW, NOW, 1), Step::ExactCopy, "the first boot again");
-        assert_eq!(state.packet(NOW + 1, NOW + 1, 4), Step::SameSession);
+        assert_eq!(state.packet(NOW + 1, NOW + 1, 4), Step::NewSession);
     }
 
     #[test]
     fn r4_a_copy_counts_nowhere_while_a_session_is_pending() {
         let mut state = State::default();
+        state.boot(NOW, NOW, 899);
         for sequence in [1, 4] {
             state.packet(NOW, NOW, sequence);
         }
-        assert_eq!(state.boot(NOW, NOW, 900), Step::Late);
-        assert_eq!((state.packet(NOW, NOW, 5), state.packet(NOW, NOW, 5)), (Step::SameSession, Step::ExactCopy));
+        assert_eq!(state.boot(NOW, NOW, 900), Step::Unproven);
         assert_eq!((state.packet(NOW, NOW, 2), state.packet(NOW, NOW, 2)), (Step::Late, Step::ExactCopy));
+        // What continues the old session ends the pending one, so that the window tells again what is a copy.
+        assert_eq!((state.packet(NOW, NOW, 5), state.packet(NOW, NOW, 5)), (Step::SameSession, Step::BitSet));
+        assert_eq!((state.packet(NOW, NOW, 3), state.packet(NOW, NOW, 3)), (Step::Late, Step::BitSet));
         // However many follow, the boot itself stays known.
         for sequence in 6..40 {
             state.packet(NOW, NOW, sequence);
@@ -442,14 +452,23 @@ mod tests {
     }
 
     #[test]
-    fn r4_a_boot_that_counts_as_late_opens_a_pending_session_too() {
+    fn r4_a_boot_is_late_only_if_the_running_session_can_be_its_own() {
+        for (behind, step) in [(0, Step::Late), (5, Step::Late), (6, Step::Unproven)] {
+            let mut state = State::default();
+            for sequence in 20..=30 {
+                state.packet(NOW, NOW, sequence);
+            }
+            assert_eq!(state.boot(NOW, NOW - behind, 1), step, "not seen, 30 behind, and {behind} s before the first");
+            let copy = if step == Step::Late { Step::BitSet } else { Step::Pending };
+            assert_eq!(state.packet(NOW, NOW, 20), copy, "only another boot opens a session");
+        }
         let mut state = State::default();
         for sequence in 20..=30 {
-            state.packet(NOW, NOW, sequence);
+            state.packet(NOW + u32::from(sequence), NOW + u32::from(sequence), sequence);
         }
-        assert_eq!(state.boot(NOW, NOW, 1), Step::Late, "not seen, and 30 behind");
-        assert_eq!(state.arrive(NOW, NOW, 19, false, 2), Step::Late);
-        assert_eq!(state.arrive(NOW, NOW, 20, false, 3), Step::Pending, "the former boot had this sequence too");
+        assert_eq!(state.boot(NOW + 30, NOW + 21, 1), Step::Unproven, "newer than the first of the session");
+        assert_eq!(state.arrive(NOW + 30, NOW + 21, 19, false, 2), Step::Late);
+        assert_eq!(state.arrive(NOW + 30, NOW + 21, 20, false, 3), Step::Pending, "the former boot had this one too");
     }
 
     #[test]
@@ -458,10 +477,8 @@ mod tests {
         for sequence in 300..400 {
             state.packet(NOW, NOW, sequence);
         }
-        assert_eq!(state.boot(NOW + 5, NO_TIME_START + 9, 1), Step::Unproven);
         assert_eq!(state.packet(NOW + 5, NOW + 5, 400), Step::SameSession);
-        state.side.close_pending(Slot::Direct);
-        state.boot(NOW + 10, NOW + 5, 2);
+        assert_eq!(state.boot(NOW + 10, NOW + 5, 2), Step::Unproven);
         // Sequence 399 fits the pending session, but its time lies before the boot.
         assert_eq!(state.packet(NOW + 10, NOW, 399), Step::BitSet);
     }
@@ -493,7 +510,7 @@ mod tests {
             assert!(matches!(step, Step::Pending | Step::Late), "{second}: {step:?}");
             assert!(gps <= greatest);
         }
-        assert_eq!(state.packet(NOW + 100, NOW, 101), Step::SameSession, "the old session takes it over");
+        assert_eq!(state.packet(NOW + 100, NOW, 101), Step::NewSession, "whatever the old session had come to");
     }
 
     #[test]

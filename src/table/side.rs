@@ -88,7 +88,9 @@ impl Side {
 
     /// Takes a packet in, as `step` decided.
     pub fn advance(&mut self, step: Step, arrival: &Arrival) {
-        if step == Step::NewSession {
+        // In the second of the boot no session can be told to be new: the old one goes on with what follows the boot. A
+        // packet that is overtaken just then may pass for a copy of what the old one had in its place.
+        if step == Step::NewSession || step == Step::SameSession && self.is_pending(arrival) {
             self.close_pending(arrival.slot);
         }
         // While a session is pending the window does not tell copies from new packets (step 4).
@@ -109,7 +111,8 @@ impl Side {
             TimeClass::Future => slot.future_high = slot.future_high.max(Some((gps_time, sequence))),
             TimeClass::Fresh | TimeClass::NoTime => {}
         }
-        if arrival.boot && !step.proved() {
+        // A late boot is that of the running session.
+        if arrival.boot && step == Step::Unproven {
             let until = Timestamp(arrival.at.0 + PENDING_SECONDS * 1000);
             slot.pending = Some(Pending { gps_time, sequence, until });
         }

@@ -1,6 +1,7 @@
 //! The route table from outside: named examples, and random histories against an oracle that forgets nothing.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are plain functions")]
 
+mod copies;
 mod examples;
 mod oracle;
 mod random;

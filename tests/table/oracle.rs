@@ -130,7 +130,7 @@ impl History {
             Step::SameSession | Step::Late => self.high(sent).map_or(0, |high| high.position + distance(high, sent)),
             _ => 0,
         };
-        let beside_window = step != Step::NewSession && self.is_pending(sent, at);
+        let beside_window = !proved(step) && self.is_pending(sent, at);
         self.counted.push(Counted { sent: *sent, at, class, step, change, position, beside_window });
         Expected::Counted(step, change)
     }
@@ -156,17 +156,21 @@ impl History {
         let first_gps = session[0].sent.gps_time;
         let high_gps = session.iter().filter(|one| proved(one.step)).map(|one| one.sent.gps_time).max().unwrap();
         let d = distance(high, sent);
+        if sent.gps_time > greatest && (pending || d <= 0 || d > 1024) {
+            return Step::NewSession;
+        }
         if (1..=1024).contains(&d) && sent.gps_time >= first_gps && sent.gps_time + 5 >= high_gps {
             return Step::SameSession;
-        }
-        if sent.gps_time > greatest && (d <= 0 || d > 1024) {
-            return Step::NewSession;
         }
         let bit_set = session.iter().any(|one| one.position == high.position + d);
         if (-63..=0).contains(&d) && bit_set && !pending && !sent.is_boot() {
             return Step::BitSet;
         }
-        if (-63..=0).contains(&d) && !bit_set && sent.gps_time >= first_gps && sent.gps_time + 120 >= high_gps {
+        let late = match sent.is_boot() {
+            true => sent.gps_time <= first_gps && sent.gps_time + 5 >= first_gps,
+            false => sent.gps_time >= first_gps && sent.gps_time + 120 >= high_gps,
+        };
+        if (-63..=0).contains(&d) && !bit_set && late {
             return Step::Late;
         }
         if pending {
@@ -232,12 +236,19 @@ impl History {
         })
     }
 
+    /// Whether the packet follows a boot that was not proved, and that no proved packet has followed yet.
     fn is_pending(&self, sent: &Sent, at: Timestamp) -> bool {
-        let since = self.slot(sent.is_direct()).rev().take_while(|one| one.step != Step::NewSession);
-        let boot = since.filter(|one| !proved(one.step)).find(|one| one.sent.is_boot());
-        boot.is_some_and(|boot| {
-            at.0 < boot.at.0 + 420_000 && sent.gps_time >= boot.sent.gps_time && (1..=1024).contains(&sent.sequence)
-        })
+        let mut open = None;
+        for one in self.slot(sent.is_direct()) {
+            let ends = one.step == Step::NewSession
+                || proved(one.step) && open.is_some_and(|boot| follows(boot, &one.sent, one.at));
+            if ends {
+                open = None;
+            } else if one.sent.is_boot() && one.step == Step::Unproven {
+                open = Some(one);
+            }
+        }
+        open.is_some_and(|boot| follows(boot, sent, at))
     }
 
     /// Whether an old or future packet is not above all unproven ones of its class.
@@ -317,6 +328,11 @@ fn class(gps_time: u32, now: u32) -> TimeClass {
         ..-120 => TimeClass::Future,
         _ => TimeClass::Old,
     }
+}
+
+/// Whether a packet may be of the session that `boot` announced.
+fn follows(boot: &Counted, sent: &Sent, at: Timestamp) -> bool {
+    at.0 < boot.at.0 + 420_000 && sent.gps_time >= boot.sent.gps_time && (1..=1024).contains(&sent.sequence)
 }
 
 fn proved(step: Step) -> bool {
