@@ -52,6 +52,8 @@ struct SideSlot {
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     gps_time: u32,
+    /// Fresh packets of its session are not before this: a device that boots without the right time learns it later.
+    fresh_from: u32,
     sequence: u16,
     until: Timestamp,
 }
@@ -69,8 +71,9 @@ impl Side {
     /// Whether the packet follows a boot that is not proved yet.
     pub fn is_pending(&self, arrival: &Arrival) -> bool {
         self.slots[arrival.slot as usize].pending.is_some_and(|pending| {
+            let from = if arrival.class == TimeClass::Fresh { pending.fresh_from } else { pending.gps_time };
             arrival.at < pending.until
-                && arrival.gps_time >= pending.gps_time
+                && arrival.gps_time >= from
                 && (1..=PENDING_SEQUENCES).contains(&arrival.sequence.wrapping_sub(pending.sequence))
         })
     }
@@ -114,7 +117,8 @@ impl Side {
         // A late boot is that of the running session.
         if arrival.boot && step == Step::Unproven {
             let until = Timestamp(arrival.at.0 + PENDING_SECONDS * 1000);
-            slot.pending = Some(Pending { gps_time, sequence, until });
+            let fresh_from = if arrival.class == TimeClass::Fresh { gps_time } else { gps_time.max(arrival.at.gps()) };
+            slot.pending = Some(Pending { gps_time, fresh_from, sequence, until });
         }
     }
 

@@ -144,3 +144,32 @@ fn r4_no_copy_counts_after_a_boot_that_its_own_session_overtook() {
         assert_eq!(device.copies_that_count(LATER + 40), 0, "{behind} s before");
     }
 }
+
+#[test]
+fn r4_no_copy_of_the_running_session_counts_after_a_boot_without_the_time() {
+    for gps_time in [NO_TIME_START, 0, LATER - 4000] {
+        let mut device = History::new();
+        for sequence in 0..40 {
+            let now = LATER + u32::from(sequence);
+            device.packet(now, now, sequence);
+        }
+        assert_eq!(device.boot(LATER + 40, gps_time), Step::Unproven);
+        assert_eq!(device.copies_that_count(LATER + 40), 0, "a boot at {gps_time}");
+        device.packet(LATER + 41, LATER + 41, 1);
+        assert_eq!(device.copies_that_count(LATER + 41), 0, "a boot at {gps_time}");
+    }
+}
+
+#[test]
+fn r4_a_device_whose_clock_ran_ahead_counts_after_a_boot_without_time() {
+    let mut device = History::new();
+    for sequence in 0..40 {
+        let now = LATER + u32::from(sequence);
+        device.packet(now, now + 100, sequence);
+    }
+    assert_eq!(device.boot(LATER + 40, NO_TIME_START), Step::Unproven);
+    // The acknowledgement of the boot tells it the time, which lies before that of its last packets.
+    for sequence in 1..10 {
+        assert_eq!(device.packet(LATER + 41, LATER + 40, sequence), Step::Pending);
+    }
+}

@@ -332,7 +332,11 @@ fn class(gps_time: u32, now: u32) -> TimeClass {
 
 /// Whether a packet may be of the session that `boot` announced.
 fn follows(boot: &Counted, sent: &Sent, at: Timestamp) -> bool {
-    at.0 < boot.at.0 + 420_000 && sent.gps_time >= boot.sent.gps_time && (1..=1024).contains(&sent.sequence)
+    let began = boot.sent.gps_time;
+    // Of a session that begins without the right time, what has it comes after the boot came.
+    let learned = boot.class != TimeClass::Fresh && class(sent.gps_time, at.gps()) == TimeClass::Fresh;
+    let in_time = sent.gps_time >= began && (!learned || sent.gps_time >= boot.at.gps());
+    at.0 < boot.at.0 + 420_000 && in_time && (1..=1024).contains(&sent.sequence)
 }
 
 fn proved(step: Step) -> bool {
