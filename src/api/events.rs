@@ -142,6 +142,7 @@ mod tests {
     use std::future::{pending, poll_fn};
     use std::sync::Arc;
 
+    use futures_util::FutureExt;
     use serde_json::{Value, json};
 
     use super::*;
@@ -164,7 +165,7 @@ mod tests {
         let api = Api::new(table, waiters, Arc::default(), clock, access, Vec::new(), ApiConfig::default());
         let api = Arc::new(api);
         let devices = Devices::from_iter([(DEVICE, Some(Cursor { epoch: 77, n: 1 }))]);
-        let following = api.streams.follow(&devices, Origin::Devices, 0).unwrap();
+        let following = api.streams.follow(&devices, Origin::Devices, 0).now_or_never().unwrap().unwrap();
         let places = Caller::anyone().places_to_wait(1, 1).unwrap();
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let ending = Ending::new(Arc::clone(&api), Instant::now());

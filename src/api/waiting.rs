@@ -40,10 +40,13 @@ impl Call<'_> {
         let mut ending = Ending::new(Arc::clone(self.api), self.begun);
         let answer = match kind {
             Kind::Answer => self.wait(id, query, &mut ending).await,
-            Kind::Events(origin) => query.and_then(|query| {
-                let devices = Devices::from_iter([(id, query.after)]);
-                self.follow(&devices, query.timeout, origin, &mut ending)
-            }),
+            Kind::Events(origin) => match query {
+                Ok(WaitQuery { after, timeout }) => {
+                    let devices = Devices::from_iter([(id, after)]);
+                    Box::pin(self.follow(&devices, timeout, origin, &mut ending)).await
+                }
+                Err(error) => Err(error),
+            },
         };
         ending.settle(answer)
     }
@@ -79,7 +82,7 @@ impl Call<'_> {
         let body = self.body(request).await?;
         let wanted = Wanted::of(body, self.api.config.max_devices_per_request)?;
         if let Kind::Events(origin) = kind {
-            return self.follow(&wanted.devices, wanted.timeout, origin, ending);
+            return Box::pin(self.follow(&wanted.devices, wanted.timeout, origin, ending)).await;
         }
         let timeout = wanted.timeout.unwrap_or(DEFAULT_WAIT);
         let _places = self.places_for(timeout, wanted.devices.len())?;
@@ -94,10 +97,16 @@ impl Call<'_> {
         self.ok(&views::ManyWaited { packets, pending: waited.pending, timed_out: waited.timed_out })
     }
 
-    /// Begins a stream of events.
-    fn follow(&self, devices: &Devices, timeout: Option<Duration>, origin: Origin, ending: &mut Ending) -> Answer {
+    /// Begins a stream of events. Boxed by its callers, so that those who wait for an answer do not keep room for it.
+    async fn follow(
+        &self,
+        devices: &Devices,
+        timeout: Option<Duration>,
+        origin: Origin,
+        ending: &mut Ending,
+    ) -> Answer {
         let places = self.places(devices.len())?;
-        let following = self.api.streams.follow(devices, origin, self.caller.number() as u64)?;
+        let following = self.api.streams.follow(devices, origin, self.caller.number() as u64).await?;
         if *self.shutdown.borrow() {
             ending.set(WaitOutcome::ShutDown);
             return Err(ApiError::ShuttingDown);

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, Stream, StreamExt};
+use tokio::task::yield_now;
 
 use crate::id::{Cursor, DeviceId, EventId};
 use crate::waiters::{Full, Waiters};
@@ -56,9 +57,12 @@ pub struct Event {
 pub struct Following {
     streams: Arc<Streams>,
     number: u64,
-    watches: FuturesUnordered<BoxFuture<'static, Full>>,
+    watches: Watches,
     spoke: Arc<Mutex<Spoke>>,
 }
+
+/// One for each device.
+type Watches = FuturesUnordered<BoxFuture<'static, Full>>;
 
 /// Devices of a stream that may have something to tell, by their place in it: the one that spoke first is first.
 #[derive(Debug)]
@@ -69,6 +73,9 @@ struct Spoke {
 
 /// A position in no stream of packets: whoever goes on after it is reset.
 const NOWHERE: Cursor = Cursor { epoch: u64::MAX, n: 1 };
+
+/// Devices after which others may run: some hundred microseconds of work.
+const TURN: usize = 256;
 
 impl Streams {
     /// Nobody follows anything yet.
@@ -86,31 +93,34 @@ impl Streams {
     }
 
     /// Begins to follow `devices`, of which a packet that is counted from now on is not lost. Only the same `owner` can go
-    /// on after an event of the stream.
-    pub fn follow(self: &Arc<Self>, devices: &Devices, origin: Origin, owner: u64) -> Result<Following, DeviceError> {
-        let positions = self.positions(devices, origin, owner)?;
+    /// on after an event of the stream. Others run in between where there are many devices. Cancel-safe: a dropped future
+    /// leaves nothing behind.
+    pub async fn follow(
+        self: &Arc<Self>,
+        devices: &Devices,
+        origin: Origin,
+        owner: u64,
+    ) -> Result<Following, DeviceError> {
+        let positions = self.positions(devices, origin, owner).await?;
         let spoke = Arc::new(Mutex::new(Spoke { queue: VecDeque::new(), queued: vec![false; positions.len()] }));
-        let watches = FuturesUnordered::new();
-        for (index, (id, _)) in (0..).zip(&positions) {
-            let mut watch: BoxFuture<'static, Full> =
-                Box::pin(watch(Arc::clone(&self.waits.waiters), *id, index, Arc::clone(&spoke)));
-            // Takes its place now, so that it is known whether there is one.
-            if let Poll::Ready(full) = watch.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                return Err(DeviceError { device: *id, error: full.into() });
-            }
-            watches.push(watch);
-        }
+        let watches = self.watches(&positions, &spoke).await?;
         let number = self.histories().begin(owner, positions);
         Ok(Following { streams: Arc::clone(self), number, watches, spoke })
     }
 
-    fn positions(&self, devices: &Devices, origin: Origin, owner: u64) -> Result<Vec<(DeviceId, Cursor)>, DeviceError> {
+    async fn positions(
+        &self,
+        devices: &Devices,
+        origin: Origin,
+        owner: u64,
+    ) -> Result<Vec<(DeviceId, Cursor)>, DeviceError> {
         let earlier = match origin {
             Origin::Devices => Some(HashMap::new()),
             Origin::Event(event) => self.histories().as_of(event, owner),
             Origin::Lost => None,
         };
-        let position = |(id, after)| {
+        let mut positions = Vec::with_capacity(devices.len());
+        for (id, after) in devices.iter() {
             let position = match &earlier {
                 None => self.first_position(id, None).map(|_| NOWHERE),
                 Some(earlier) => match earlier.get(&id) {
@@ -118,9 +128,26 @@ impl Streams {
                     None => self.first_position(id, after),
                 },
             };
-            position.map(|position| (id, position)).map_err(|error| DeviceError { device: id, error })
-        };
-        devices.iter().map(position).collect()
+            positions.push((id, position.map_err(|error| DeviceError { device: id, error })?));
+            let_others_run(positions.len()).await;
+        }
+        Ok(positions)
+    }
+
+    /// A watch for each device, with its place taken.
+    async fn watches(&self, devices: &[(DeviceId, Cursor)], spoke: &Arc<Mutex<Spoke>>) -> Result<Watches, DeviceError> {
+        let watches = Watches::new();
+        for (index, (id, _)) in (0..).zip(devices) {
+            let mut watch: BoxFuture<'static, Full> =
+                Box::pin(watch(Arc::clone(&self.waits.waiters), *id, index, Arc::clone(spoke)));
+            // Takes its place now, so that it is known whether there is one.
+            if let Poll::Ready(full) = watch.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                return Err(DeviceError { device: *id, error: full.into() });
+            }
+            watches.push(watch);
+            let_others_run(watches.len()).await;
+        }
+        Ok(watches)
     }
 
     fn first_position(&self, id: DeviceId, after: Option<Cursor>) -> Result<Cursor, WaitError> {
@@ -226,6 +253,13 @@ async fn watch(waiters: Arc<Waiters>, id: DeviceId, index: u32, spoke: Arc<Mutex
     }
 }
 
+/// Lets them after each [`TURN`] of what is `done`.
+async fn let_others_run(done: usize) {
+    if done.is_multiple_of(TURN) {
+        yield_now().await;
+    }
+}
+
 fn lock(spoke: &Mutex<Spoke>) -> MutexGuard<'_, Spoke> {
     spoke.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -258,8 +292,8 @@ mod tests {
         ids.iter().map(|id| (*id, None)).collect()
     }
 
-    fn from_now(streams: &Arc<Streams>, ids: &[DeviceId]) -> Following {
-        streams.follow(&named(ids), Origin::Devices, OWNER).unwrap()
+    async fn from_now(streams: &Arc<Streams>, ids: &[DeviceId]) -> Following {
+        streams.follow(&named(ids), Origin::Devices, OWNER).await.unwrap()
     }
 
     fn told(event: &Event) -> Told {
@@ -283,7 +317,7 @@ mod tests {
     async fn every_packet_that_is_listened_for_is_an_event() {
         let (gateway, streams) = gateway();
         gateway.hear(DEVICE, 1);
-        let mut following = from_now(&streams, &[DEVICE, OTHER]);
+        let mut following = from_now(&streams, &[DEVICE, OTHER]).await;
         assert_eq!((all_told(&mut following), gateway.waiters.waiting(), streams.live()), (vec![], 2, 1));
         let first = following.first_id();
         for sequence in 2..5 {
@@ -303,7 +337,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_a_slow_listener_did_not_take_is_told_as_missed() {
         let (gateway, streams) = gateway();
-        let mut following = from_now(&streams, &[DEVICE, OTHER]);
+        let mut following = from_now(&streams, &[DEVICE, OTHER]).await;
         for sequence in 1..=50 {
             gateway.hear(DEVICE, sequence);
             gateway.hear(OTHER, sequence);
@@ -323,7 +357,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_listener_who_takes_its_time_is_not_taken_for_a_busy_gateway() {
         let (gateway, streams) = gateway();
-        let mut following = from_now(&streams, &[DEVICE]);
+        let mut following = from_now(&streams, &[DEVICE]).await;
         for sequence in 1..4 {
             assert_eq!(all_told(&mut following).len(), usize::from(sequence > 1));
             gateway.hear(DEVICE, sequence);
@@ -335,16 +369,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_place_is_kept_from_one_packet_to_the_next() {
         let (gateway, streams) = gateway_of(&TableConfig::default(), 1);
-        let mut following = from_now(&streams, &[DEVICE]);
+        let mut following = from_now(&streams, &[DEVICE]).await;
         let full = DeviceError { device: DEVICE, error: WaitError::Full(Full::Device) };
         for sequence in 1..4 {
-            let refused = streams.follow(&named(&[OTHER, DEVICE]), Origin::Devices, OWNER);
+            let refused = streams.follow(&named(&[OTHER, DEVICE]), Origin::Devices, OWNER).await;
             assert_eq!((refused.unwrap_err(), gateway.waiters.waiting(), streams.live()), (full, 1, 1));
             gateway.hear(DEVICE, sequence);
             assert_eq!(all_told(&mut following).len(), 1);
         }
         drop(following);
-        drop(from_now(&streams, &[OTHER, DEVICE]));
+        drop(from_now(&streams, &[OTHER, DEVICE]).await);
     }
 
     #[tokio::test(start_paused = true)]
@@ -356,19 +390,19 @@ mod tests {
         let present = gateway.table.cursor(DEVICE);
         let (behind, former) = (Some(Cursor { n: 1, ..present }), Some(Cursor { epoch: 1, n: 0 }));
         let devices = [(DEVICE, behind), (OTHER, former), (THIRD, None)].into_iter().collect();
-        let mut following = streams.follow(&devices, Origin::Devices, OWNER).unwrap();
+        let mut following = streams.follow(&devices, Origin::Devices, OWNER).await.unwrap();
         assert_eq!(all_told(&mut following), [(DEVICE, 3, Some(1)), (OTHER, 0, None)]);
         gateway.hear(OTHER, 1);
         assert_eq!(all_told(&mut following), [(OTHER, 1, Some(0))]);
         let ahead = [(DEVICE, Some(Cursor { n: 4, ..present }))].into_iter().collect();
-        let refused = streams.follow(&ahead, Origin::Devices, OWNER).unwrap_err();
+        let refused = streams.follow(&ahead, Origin::Devices, OWNER).await.unwrap_err();
         assert_eq!(refused, DeviceError { device: DEVICE, error: WaitError::AheadOfPresent { present } });
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_goes_on_after_any_event_of_another_that_lives_or_has_ended() {
         let (gateway, streams) = gateway();
-        let mut first = from_now(&streams, &[DEVICE, OTHER]);
+        let mut first = from_now(&streams, &[DEVICE, OTHER]).await;
         let mut ids = vec![first.first_id()];
         for sequence in 1..=3 {
             gateway.hear(DEVICE, sequence);
@@ -378,7 +412,7 @@ mod tests {
         for lives in [true, false] {
             first = first.filter(|_| lives);
             for (n, id) in ids.iter().enumerate() {
-                let mut second = streams.follow(&named(&[THIRD, DEVICE]), Origin::Event(*id), OWNER).unwrap();
+                let mut second = streams.follow(&named(&[THIRD, DEVICE]), Origin::Event(*id), OWNER).await.unwrap();
                 let missed = 3_u64.checked_sub(n as u64 + 1);
                 let expected: Vec<_> = missed.map(|missed| (DEVICE, 3, Some(missed))).into_iter().collect();
                 assert_eq!(all_told(&mut second), expected, "after {n} events");
@@ -388,20 +422,20 @@ mod tests {
         gateway.hear(THIRD, 1);
         let behind = Some(Cursor { n: 0, ..gateway.table.cursor(THIRD) });
         let devices = [(DEVICE, Some(Cursor { epoch: 1, n: 1 })), (THIRD, behind)].into_iter().collect();
-        let mut second = streams.follow(&devices, Origin::Event(ids[3]), OWNER).unwrap();
+        let mut second = streams.follow(&devices, Origin::Event(ids[3]), OWNER).await.unwrap();
         assert_eq!(all_told(&mut second), [(THIRD, 1, Some(0))]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn where_it_is_not_known_what_was_told_every_device_is_reset_and_followed() {
         let (gateway, streams) = gateway();
-        let mut first = from_now(&streams, &[DEVICE]);
+        let mut first = from_now(&streams, &[DEVICE]).await;
         for sequence in 1..=1026 {
             gateway.hear(DEVICE, sequence);
             assert_eq!(all_told(&mut first).len(), 1);
         }
         let id = first.first_id();
-        let known = streams.follow(&named(&[DEVICE]), Origin::Event(EventId { n: 2, ..id }), OWNER);
+        let known = streams.follow(&named(&[DEVICE]), Origin::Event(EventId { n: 2, ..id }), OWNER).await;
         assert_eq!(all_told(&mut known.unwrap()), [(DEVICE, 1026, Some(1023))]);
         for (origin, owner) in [
             (Origin::Event(EventId { n: 1, ..id }), OWNER),
@@ -410,13 +444,13 @@ mod tests {
             (Origin::Event(EventId { stream: id.stream.wrapping_add(1), n: 1026 }), OWNER),
             (Origin::Lost, OWNER),
         ] {
-            let mut second = streams.follow(&named(&[DEVICE, OTHER]), origin, owner).unwrap();
+            let mut second = streams.follow(&named(&[DEVICE, OTHER]), origin, owner).await.unwrap();
             let reset = events(&mut second);
             assert_eq!(reset.iter().map(told).collect::<Vec<_>>(), [(DEVICE, 1026, None), (OTHER, 0, None)]);
             let Waited::Reset { snapshot, .. } = reset[0].waited else { panic!() };
             assert_eq!(snapshot, gateway.table.snapshot(DEVICE));
             // Who goes on before the reset is reset again.
-            let third = streams.follow(&named(&[OTHER]), Origin::Event(second.first_id()), owner);
+            let third = streams.follow(&named(&[OTHER]), Origin::Event(second.first_id()), owner).await;
             assert_eq!(all_told(&mut third.unwrap()), [(OTHER, 0, None)]);
         }
     }
@@ -425,7 +459,7 @@ mod tests {
     async fn a_device_that_was_forgotten_is_reset_when_it_speaks_again() {
         let (gateway, streams) = gateway_of(&TableConfig { unregistered_limit: 1, ..TableConfig::default() }, 10);
         gateway.hear(DEVICE, 1);
-        let mut following = from_now(&streams, &[DEVICE]);
+        let mut following = from_now(&streams, &[DEVICE]).await;
         assert_eq!(all_told(&mut following), []);
         gateway.hear(OTHER, 2);
         assert_eq!(all_told(&mut following), [], "nobody is woken by it");
@@ -440,15 +474,41 @@ mod tests {
         let deny = TableConfig { unregistered: Unregistered::Deny, ..TableConfig::default() };
         let (_gateway, streams) = gateway_of(&deny, 10);
         for origin in [Origin::Devices, Origin::Lost] {
-            let refused = streams.follow(&named(&[DEVICE]), origin, OWNER).unwrap_err();
+            let refused = streams.follow(&named(&[DEVICE]), origin, OWNER).await.unwrap_err();
             assert_eq!(refused, DeviceError { device: DEVICE, error: WaitError::NotRegistered });
         }
     }
 
     #[tokio::test(start_paused = true)]
+    async fn others_run_while_many_devices_begin_to_be_followed_which_can_be_given_up() {
+        let (gateway, streams) = gateway();
+        let many: Devices = (1..=600).map(|id| (DeviceId(id), None)).collect();
+        for turns in 1..=4 {
+            let mut given_up = Box::pin(streams.follow(&many, Origin::Devices, OWNER));
+            for _ in 0..turns {
+                assert!(given_up.as_mut().now_or_never().is_none());
+            }
+            drop(given_up);
+            assert_eq!((gateway.waiters.waiting(), streams.live()), (0, 0), "given up after {turns} turns");
+        }
+        let mut beginning = Box::pin(streams.follow(&many, Origin::Devices, OWNER));
+        let mut waiting = Vec::new();
+        let mut following = loop {
+            if let Some(following) = beginning.as_mut().now_or_never() {
+                break following.unwrap();
+            }
+            waiting.push(gateway.waiters.waiting());
+            gateway.hear(DEVICE, waiting.len() as u16);
+        };
+        assert_eq!(waiting, [0, 0, 256, 512]);
+        assert_eq!((gateway.waiters.waiting(), streams.live()), (600, 1));
+        assert_eq!(all_told(&mut following), [(DEVICE, 4, Some(3))], "what was counted in between is not lost");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_closed_stream_tells_what_there_is_and_ends() {
         let (gateway, streams) = gateway();
-        let mut following = from_now(&streams, &[DEVICE, OTHER]);
+        let mut following = from_now(&streams, &[DEVICE, OTHER]).await;
         assert_eq!(all_told(&mut following), []);
         gateway.hear(DEVICE, 1);
         following.close();
@@ -461,7 +521,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_closed_stream_tells_a_packet_that_has_woken_nobody_yet() {
         let (gateway, streams) = gateway();
-        let mut following = from_now(&streams, &[DEVICE, OTHER, THIRD]);
+        let mut following = from_now(&streams, &[DEVICE, OTHER, THIRD]).await;
         assert_eq!(all_told(&mut following), []);
         gateway.hear(THIRD, 1);
         gateway.record(DEVICE, 1);

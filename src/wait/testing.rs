@@ -31,7 +31,7 @@ pub(super) struct Gateway {
 impl Gateway {
     pub(super) fn new(config: &TableConfig, per_device: usize) -> Self {
         let table = Arc::new(RouteTable::new(config));
-        let waiters = Arc::new(Waiters::new(&WaitersConfig { per_device, total: 100 }));
+        let waiters = Arc::new(Waiters::new(&WaitersConfig { per_device, total: 1000 }));
         let waits = PacketWaits::new(Arc::clone(&table), Arc::clone(&waiters));
         Self { table, waiters, waits }
     }
