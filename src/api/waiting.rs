@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use tokio::time::Instant;
 
@@ -24,6 +24,9 @@ use super::metrics_text::{Metrics, WaitOutcome};
 use super::outgoing::Content;
 use super::wanted::{Kind, WaitQuery, Wanted};
 use super::{Api, views};
+
+/// With the value `no` nginx passes events on as they come.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// The wait of a request that does not say.
 const DEFAULT_WAIT: Duration = Duration::from_secs(60);
@@ -248,6 +251,7 @@ pub(super) fn view(id: DeviceId, waited: &Waited) -> Option<views::Waited> {
 fn event_stream(content: Content) -> Reply {
     let mut response = Response::new(content);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(EVENTS));
+    response.headers_mut().insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
     response
 }
 

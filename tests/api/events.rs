@@ -66,6 +66,7 @@ impl Ask<'_> {
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert_eq!(response.headers()["cache-control"], "no-store");
+        assert_eq!(response.headers()["x-accel-buffering"], "no");
         Events { body: response.into_body(), text: String::new() }
     }
 }
