@@ -7,13 +7,6 @@ use tokio::task::JoinSet;
 
 use crate::harness::{Client, Device, Gateway, eventually};
 
-/// The value of a sample of the metrics.
-async fn sample(client: &Client, name: &str) -> f64 {
-    let text = String::from_utf8(client.get("/metrics").await.body.to_vec()).unwrap();
-    let value = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} in {text}"));
-    value.trim().parse().unwrap()
-}
-
 async fn status(client: &Client) -> GatewayStatus {
     serde_json::from_slice(&client.get("/gateway").await.body).unwrap()
 }
@@ -57,19 +50,19 @@ async fn every_wake_up_wait_and_batch_is_timed() {
         let client = waiting.clone();
         waits.spawn(async move { client.get("/device/deviceId/0000000000000007/waitForPacket").await.status });
     }
-    eventually(async || sample(&client, "lastroute_waiters ").await == WAITERS as f64).await;
+    eventually(async || client.metric("lastroute_waiters ").await == WAITERS as f64).await;
     let begun = Instant::now();
     device.report(0).await;
     assert!(waits.join_all().await.iter().all(|status| status.is_success()));
     let waited = begun.elapsed().as_secs_f64();
-    let timed = sample(&client, "lastroute_wake_latency_seconds_count").await;
+    let timed = client.metric("lastroute_wake_latency_seconds_count").await;
     assert_eq!(timed, WAITERS as f64);
-    eventually(async || sample(&client, "lastroute_wakes_total").await == timed).await;
-    let latency = sample(&client, "lastroute_wake_latency_seconds_sum").await;
+    eventually(async || client.metric("lastroute_wakes_total").await == timed).await;
+    let latency = client.metric("lastroute_wake_latency_seconds_sum").await;
     assert!(0.0 < latency && latency < waited * timed, "{latency} {waited}");
-    assert_eq!(sample(&client, "lastroute_wait_seconds_count{outcome=\"packet\"}").await, timed);
-    eventually(async || sample(&client, "lastroute_udp_receives_total").await == 1.0).await;
-    assert_eq!(sample(&client, "lastroute_ingest_batch_seconds_count").await, 1.0);
+    assert_eq!(client.metric("lastroute_wait_seconds_count{outcome=\"packet\"}").await, timed);
+    eventually(async || client.metric("lastroute_udp_receives_total").await == 1.0).await;
+    assert_eq!(client.metric("lastroute_ingest_batch_seconds_count").await, 1.0);
     gateway.stop().await;
 }
 
@@ -77,11 +70,11 @@ async fn every_wake_up_wait_and_batch_is_timed() {
 async fn scrapes_bring_the_count_of_devices_up_to_date() {
     let gateway = Gateway::start("");
     let client = Client::http1(&gateway);
-    let heard = async || sample(&client, "lastroute_devices_heard{within=\"5m\"}").await;
+    let heard = async || client.metric("lastroute_devices_heard{within=\"5m\"}").await;
     assert_eq!(heard().await, 0.0);
-    let counted_at = sample(&client, "lastroute_devices_heard_timestamp_seconds").await;
+    let counted_at = client.metric("lastroute_devices_heard_timestamp_seconds").await;
     Device::new(7, &gateway).await.report(0).await;
     eventually(async || heard().await == 1.0).await;
-    assert!(sample(&client, "lastroute_devices_heard_timestamp_seconds").await > counted_at);
+    assert!(client.metric("lastroute_devices_heard_timestamp_seconds").await > counted_at);
     gateway.stop().await;
 }

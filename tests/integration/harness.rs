@@ -234,6 +234,13 @@ impl Client {
         answer.header("lastroute-cursor").to_owned()
     }
 
+    /// The value of the sample of the metrics whose line begins so.
+    pub(crate) async fn metric(&self, name: &str) -> f64 {
+        let text = String::from_utf8(self.get("/metrics").await.body.to_vec()).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} in {text}"));
+        value.trim().parse().unwrap()
+    }
+
     /// Waits for a packet after `after`, and gives the answer's body.
     pub(crate) async fn wait(&self, id: DeviceId, after: &str) -> Value {
         let timeout = PATIENCE.as_millis();

@@ -9,12 +9,7 @@ use tokio::task::JoinSet;
 use crate::harness::{Client, Device, Gateway, eventually};
 
 async fn waiters(client: &Client) -> f64 {
-    metric(client, "lastroute_waiters ").await
-}
-
-async fn metric(client: &Client, name: &str) -> f64 {
-    let text = String::from_utf8(client.get("/metrics").await.body.to_vec()).unwrap();
-    text.lines().find_map(|line| line.strip_prefix(name)).expect(&text).parse().unwrap()
+    client.metric("lastroute_waiters ").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,7 +81,7 @@ async fn ten_thousand_who_wait_over_50_connections_are_each_woken_by_the_one_pac
     }
     let client = Client::h2c(&gateway);
     eventually(async || waiters(&client).await == (CONNECTIONS * WAITS) as f64).await;
-    let connections = metric(&client, "lastroute_http_connections ").await;
+    let connections = client.metric("lastroute_http_connections ").await;
     assert_eq!(connections, (CONNECTIONS + 1) as f64, "and the one that asks");
     let mut device = Device::new(0, &gateway).await;
     for id in 0..CONNECTIONS * WAITS {
