@@ -109,6 +109,9 @@ pub enum ApiError {
     /// A key of `after` is not in the list of ids.
     #[error("after has the key {0}, which deviceIds does not name; name it there too")]
     AfterUnnamed(DeviceId),
+    /// Two keys of `after` are the same id.
+    #[error("after has the device {0} twice, spelt in two ways; name it once")]
+    AfterTwice(DeviceId),
     /// A value of `after` is no cursor.
     #[error("after of device {device}: {error}")]
     AfterCursor {
@@ -191,6 +194,7 @@ impl ApiError {
             | Self::DevicesOrOrganisation
             | Self::AfterDevice { .. }
             | Self::AfterUnnamed(_)
+            | Self::AfterTwice(_)
             | Self::AfterCursor { .. }
             | Self::Mode(_)
             | Self::HalfClosed => StatusCode::BAD_REQUEST,

@@ -1,6 +1,6 @@
 //! What a request to wait asks for: by its query, its body and its headers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyper::header::{HeaderMap, HeaderName};
@@ -85,19 +85,30 @@ fn devices(names: &[String], after: &BTreeMap<String, String>, max: usize) -> Re
     if names.len() > max {
         return Err(ApiError::TooManyDevices { len: names.len(), max });
     }
-    let mut named: HashMap<DeviceId, Option<Cursor>> = HashMap::with_capacity(names.len());
-    let mut ids = Vec::with_capacity(names.len());
-    for (index, name) in names.iter().enumerate() {
+    let mut after = positions(after)?;
+    let device = |(index, name): (usize, &String)| {
         let id = name.parse().map_err(|error| ApiError::BodyDevice { index, error })?;
-        named.insert(id, None);
-        ids.push(id);
+        // Of a device named twice the first mention counts, and gets it.
+        Ok((id, after.remove(&id)))
+    };
+    let devices = names.iter().enumerate().map(device).collect::<Result<_, ApiError>>()?;
+    match after.pop_first() {
+        Some((unnamed, _)) => Err(ApiError::AfterUnnamed(unnamed)),
+        None => Ok(devices),
     }
+}
+
+/// One position for each device, however its id is spelt.
+fn positions(after: &BTreeMap<String, String>) -> Result<BTreeMap<DeviceId, Cursor>, ApiError> {
+    let mut positions = BTreeMap::new();
     for (name, text) in after {
-        let id: DeviceId = name.parse().map_err(|error| ApiError::after_device(name.clone(), error))?;
+        let id = name.parse().map_err(|error| ApiError::after_device(name.clone(), error))?;
         let cursor = text.parse().map_err(|error| ApiError::AfterCursor { device: id, error })?;
-        *named.get_mut(&id).ok_or(ApiError::AfterUnnamed(id))? = Some(cursor);
+        if positions.insert(id, cursor).is_some() {
+            return Err(ApiError::AfterTwice(id));
+        }
     }
-    Ok(ids.into_iter().map(|id| (id, named.get(&id).copied().flatten())).collect())
+    Ok(positions)
 }
 
 fn timeout_ms(value: f64) -> Result<Duration, ApiError> {
@@ -228,6 +239,10 @@ mod tests {
             (
                 json!({"deviceIds": one, "after": {"0000000000000001": "now"}}),
                 ApiError::AfterCursor { device: DeviceId(1), error: IdError::Cursor },
+            ),
+            (
+                json!({"deviceIds": ["000000000000000a"], "after": {"000000000000000a": "7-42", "000000000000000A": "7-42"}}),
+                ApiError::AfterTwice(DeviceId(10)),
             ),
             (json!({"deviceIds": one, "mode": "some"}), ApiError::Mode("some".to_owned())),
             (json!({"deviceIds": one, "timeoutMs": 600_001}), ApiError::TimeoutMs { max: MAX_WAIT_MS }),
