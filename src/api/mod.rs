@@ -98,9 +98,12 @@ impl Default for ApiConfig {
             },
             // A full body at 35 kB/s.
             request_timeout: Duration::from_secs(30),
-            // Large bodies apart, which have `max_outstanding`, each holds over HTTP/1.1 at worst an unread head and a small
-            // answer: 360 MiB in all. Over HTTP/2 it is 250 streams of 3 KB, each with an unread answer of up to 4 KB, and
-            // a window of unread bodies: 2 MB, or 20 GB if every client is out for it. They carry 2.5 million waits.
+            // Large bodies and answers apart, which have `max_outstanding`, each holds over HTTP/1.1 at worst an unread head of
+            // 32 KiB, and a small answer (360 MiB in all) or events (`MAX_HEAD_READ` and a part of 17 KB: 800 MB in all). Over
+            // HTTP/2 it is 250 streams of 3 KB, each with an unread answer of up to 4 KB, and a window of unread bodies: 2 MB,
+            // or 20 GB if every client is out for it. They carry 2.5 million waits. A stream of events that is read no faster
+            // than it must be holds `HTTP2_SEND_BUFFER` and two parts, 100 KB. Each has a place among the waiters: 20 GB for
+            // all 200 000, or 25 MB for one connection.
             max_connections: 10_000,
             // What proxies in front allow by default.
             max_head: 16 * 1024,
@@ -126,7 +129,8 @@ const HTTP2_STREAMS: u32 = 250;
 /// Bodies are small: the window of a request, and of all requests of a connection.
 const HTTP2_WINDOW: u32 = 64 * 1024;
 const HTTP2_CONNECTION_WINDOW: u32 = 256 * 1024;
-/// Bytes of one answer that hyper takes over before the client reads.
+/// Bytes of one answer, or of one stream of events, that hyper takes over before the client reads. It asks for a part more
+/// while there is less, and keeps another one at hand.
 const HTTP2_SEND_BUFFER: usize = 64 * 1024;
 /// Requests that a client reset before they were looked at; more end the connection (CVE-2023-44487).
 const HTTP2_RESETS: usize = 20;
