@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::fields::utc;
+use super::fields::{HEADER, utc};
 use super::part::{Field, Part, count};
 use super::verdict::Verdict;
 use super::{Datagram, Explained};
@@ -61,7 +61,8 @@ pub fn brief(explained: &Explained) -> String {
         Some(verdict) => out.push_str(&summary(verdict)),
         None => out.push_str(explained.parts.first().map_or("", |part| &part.title)),
     }
-    if explained.parts.iter().skip(1).any(Part::is_faulty) {
+    // What is wrong with a header is what its verdict says.
+    if explained.parts.iter().any(|part| part.title != HEADER && part.is_faulty()) {
         out.push_str(", malformed");
     }
     if explained.met == Some(false) {

@@ -159,6 +159,16 @@ fn an_expectation_that_is_not_met_is_said() {
 }
 
 #[test]
+fn one_line_of_a_plaintext_says_that_it_is_malformed() {
+    let text = std::fs::read_to_string(vectors("tdf-announce.json")).unwrap();
+    let file: Value = serde_json::from_str(&text).unwrap();
+    let ran = decoded(text.as_bytes(), brief());
+    let said: Vec<_> = ran.lines().iter().map(|line| line.ends_with(", malformed")).collect();
+    let expected: Vec<_> = file["vectors"].as_array().unwrap().iter().map(|one| one["malformed"] == true).collect();
+    assert_eq!(said, expected);
+}
+
+#[test]
 fn at_another_time_another_class_holds() {
     let arguments = DecodeArgs {
         file: vec![vectors("firmware-capture.json")],
