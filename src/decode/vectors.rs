@@ -10,6 +10,7 @@ use crate::auth::keys::{DeviceKey, RootKey};
 use crate::clock::Timestamp;
 use crate::id::{DeviceId, KeyId};
 use crate::metrics::Disposition;
+use crate::wire::MAX_DATAGRAM;
 use crate::wire::frame::PacketType;
 
 /// Reads a file of any of the kinds. They tell themselves apart by what is at their top.
@@ -277,9 +278,16 @@ struct Payload {
 }
 
 impl Payload {
+    /// The tree of an explanation is many times as long as its bytes; frames have their bound in the parser.
     fn read(self, file: &str, sink: &mut Sink<'_>) -> Result<(), DecodeError> {
+        let origin = format!("{file}: {}", self.name);
+        let len = self.payload.0.len();
+        if len > MAX_DATAGRAM {
+            let problem = format!("a payload of {len} bytes, more than the {MAX_DATAGRAM} of the longest datagram");
+            return Err(DecodeError::input(origin, problem, "give the plaintext of one packet"));
+        }
         sink(Item::Readings(Readings {
-            origin: format!("{file}: {}", self.name),
+            origin,
             kind: PacketType(self.kind),
             bytes: self.payload.0,
             expected: Expected::Malformed(self.malformed),

@@ -68,6 +68,17 @@ fn what_cannot_be_read_is_named_by_its_place_with_a_remedy() {
 }
 
 #[test]
+fn a_plaintext_longer_than_any_datagram_is_refused() {
+    let payload = |name: &str, len: usize| serde_json::json!({ "name": name, "type": 2, "malformed": true, "payload": "00".repeat(len) });
+    let file =
+        serde_json::json!({ "vectors": [payload("longest", MAX_DATAGRAM), payload("longer", MAX_DATAGRAM + 1)] });
+    let ran = decoded(file.to_string().as_bytes(), brief());
+    let said = "input: longer: a payload of 2049 bytes, more than the 2048 of the longest datagram; give the plaintext of \
+                one packet";
+    assert_eq!((ran.lines().len(), ran.error.as_deref()), (1, Some(said)));
+}
+
+#[test]
 fn what_came_before_a_fault_is_explained() {
     let ran = decoded(b"7f00\nnothing\n", brief());
     assert_eq!((ran.lines().len(), ran.error.is_some()), (1, true));
