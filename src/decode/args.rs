@@ -12,7 +12,8 @@ pub(super) const GATEWAY_PORT: u16 = 3001;
 /// Explain packets: every field, what is inside, and what a gateway would do with them
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct DecodeArgs {
-    /// A datagram in hex; spaces, colons, line ends and 0x do not matter. Default: none, only what --file names
+    /// A datagram in hex; spaces, colons, line ends and 0x do not matter, and several arguments are one datagram if each has
+    /// fewer bytes than a frame, 38. Default: none, only what --file names
     #[arg(value_name = "HEX", required_unless_present = "file")]
     pub hex: Vec<String>,
     /// A pcap or pcapng capture, test vectors in JSON, or hex datagrams one a line; - for standard input. Default: none

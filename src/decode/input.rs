@@ -8,6 +8,7 @@ use std::path::Path;
 use super::args::{DecodeArgs, Port};
 use super::{Datagram, DecodeError, Item, capture, hex_text, vectors};
 use crate::quote::one_line;
+use crate::wire::frame::Layout;
 
 /// What is done with each item.
 pub(super) type Sink<'a> = dyn FnMut(Item) -> Result<(), DecodeError> + 'a;
@@ -28,12 +29,7 @@ pub(super) fn read(
     warnings: &mut Vec<String>,
     sink: &mut Sink<'_>,
 ) -> Result<(), DecodeError> {
-    for (index, text) in arguments.hex.iter().enumerate() {
-        let origin = format!("argument {}", index + 1);
-        let remedy = "give one datagram in quotes, or name a file with --file";
-        let bytes = hex_text::bytes(text).map_err(|problem| DecodeError::input(&origin, problem, remedy))?;
-        sink(Item::Datagram(Box::new(Datagram::new(origin, bytes))))?;
-    }
+    hex(&arguments.hex, sink)?;
     let mut stdin = Some(stdin);
     for path in &arguments.file {
         if path == Path::new("-") {
@@ -48,6 +44,24 @@ pub(super) fn read(
         }
     }
     Ok(())
+}
+
+/// One datagram an argument, or one in all where no argument is as long as a frame: a datagram without quotes.
+fn hex(arguments: &[String], sink: &mut Sink<'_>) -> Result<(), DecodeError> {
+    let mut datagrams = Vec::with_capacity(arguments.len());
+    for (index, text) in arguments.iter().enumerate() {
+        let origin = format!("argument {}", index + 1);
+        let remedy = "give one datagram in quotes, or name a file with --file";
+        let bytes = hex_text::bytes(text).map_err(|problem| DecodeError::input(&origin, problem, remedy))?;
+        datagrams.push(Datagram::new(origin, bytes));
+    }
+    let is_piece = |datagram: &Datagram| datagram.bytes.len() < Layout::Unversioned.min_len();
+    if datagrams.len() > 1 && datagrams.iter().all(is_piece) {
+        let origin = format!("arguments 1 to {}", datagrams.len());
+        let bytes = datagrams.iter().flat_map(|piece| piece.bytes.iter().copied()).collect();
+        datagrams = vec![Datagram::new(origin, bytes)];
+    }
+    datagrams.into_iter().try_for_each(|datagram| sink(Item::Datagram(Box::new(datagram))))
 }
 
 fn file(

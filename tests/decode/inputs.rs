@@ -34,6 +34,22 @@ fn hex_arguments_and_lines_are_the_same_datagrams() {
 }
 
 #[test]
+fn a_datagram_without_quotes_is_one() {
+    let pieces: Vec<_> = DATAGRAM.as_bytes().chunks(2).map(|pair| String::from_utf8(pair.to_vec()).unwrap()).collect();
+    let arguments =
+        |hex: &[String]| run(&DecodeArgs { hex: hex.to_vec(), ..DecodeArgs::default() }, Knowledge::default());
+    let joined = arguments(&pieces).out.replace("arguments 1 to 41", "argument 1");
+    assert_eq!(joined, arguments(&[DATAGRAM.to_owned()]).out);
+    // One of 38 bytes is a frame of its own, and so is what stands beside it.
+    let (piece, frame) = ("7f".to_owned(), DATAGRAM[..76].to_owned());
+    let count = |hex: &[String]| arguments(hex).out.matches("datagram ").count();
+    assert_eq!(count(&[piece.clone(), frame]), 2);
+    assert_eq!(count(&[piece, DATAGRAM[..74].to_owned()]), 1);
+    let bad = arguments(&["7f".to_owned(), "0".to_owned()]).error.unwrap();
+    assert!(bad.starts_with("argument 2: 1 hex digits, an odd number"), "{bad}");
+}
+
+#[test]
 fn standard_input_is_a_file_like_any_other() {
     let dash = DecodeArgs { file: vec!["-".into()], ..brief() };
     let ran = run_with(&dash, Knowledge::default(), b"7f 00\n");
