@@ -31,7 +31,8 @@ pub struct DecodeArgs {
     /// A gateway's configuration: its networks, devices and policies hold. Default: none
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The gateway's private key, for devices listed by public key. Default: what --config names, if that is there
+    /// The gateway's private key, for devices listed by public key. Default: the one that --config names, else the one in its
+    /// data directory, if there is one
     #[arg(long, value_name = "FILE")]
     pub cloud_key_file: Option<PathBuf>,
     /// When everything arrives, as 2026-11-23T02:13:21Z or in Unix seconds. Default: the time of capture, else now
