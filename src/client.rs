@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use crate::id::{Cursor, DeviceId};
-use crate::quote::one_line;
+use crate::quote::{one_line, reason};
 use crate::status::GatewayStatus;
 
 /// Where a gateway on this machine serves its API unless it is told otherwise.
@@ -331,7 +331,7 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
         inner = source;
     }
     let text = match inner.downcast_ref::<io::Error>() {
-        Some(error) => error.to_string().split(" (os error").next().map(str::to_owned).unwrap_or_default(),
+        Some(error) => reason(error),
         None => inner.to_string(),
     };
     quoted(&text)

@@ -18,7 +18,8 @@ const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_400_001);
 fuzz_target!(|input: (u8, Vec<u8>)| {
     let (kind, bytes) = input;
     let arguments = DecodeArgs { file: vec!["-".into()], brief: true, ..DecodeArgs::default() };
-    let _ = run(&arguments, Knowledge::default(), NOW, Cursor::new(bytes.clone()), std::io::sink());
+    let (knowledge, stdin) = (Knowledge::default(), Cursor::new(bytes.clone()));
+    let _ = run(&arguments, knowledge, NOW, stdin, std::io::sink(), &mut Vec::new());
     explain(bytes.clone());
     explain(sealed(PacketType(kind), &bytes));
 });

@@ -10,8 +10,10 @@ pub(super) fn run(arguments: &DecodeArgs) -> Result<(), Failure> {
     start_logging("warn");
     let knowledge = knowledge(arguments).map_err(Failure::configuration)?;
     let now = Clock::default().now();
-    warn(&decode::run(arguments, knowledge, now, std::io::stdin(), std::io::stdout().lock())?);
-    Ok(())
+    let mut warnings = Vec::new();
+    let ran = decode::run(arguments, knowledge, now, std::io::stdin(), std::io::stdout().lock(), &mut warnings);
+    warn(&warnings);
+    Ok(ran?)
 }
 
 fn knowledge(arguments: &DecodeArgs) -> Result<Knowledge, ConfigError> {

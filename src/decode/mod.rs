@@ -33,7 +33,7 @@ pub use text::{brief, text};
 use crate::auth::keys::{DeviceKey, KeyPair, RootKey};
 use crate::clock::Timestamp;
 use crate::id::{DeviceId, KeyId};
-use crate::quote::one_line;
+use crate::quote::{one_line, reason};
 use crate::table::{RoutePolicy, TableConfig};
 use crate::wire::frame::PacketType;
 use part::Part;
@@ -176,7 +176,7 @@ pub enum DecodeError {
         remedy: String,
     },
     /// A file cannot be opened.
-    #[error("cannot read {name}: {source}; correct the path, or let this user read it")]
+    #[error("cannot read {name}: {}; correct the path, or let this user read it", reason(source))]
     Open {
         /// Which one.
         name: String,
@@ -184,7 +184,10 @@ pub enum DecodeError {
         source: io::Error,
     },
     /// Reading failed on the way.
-    #[error("cannot go on reading {place}: {source}")]
+    #[error(
+        "cannot go on reading {place}: {}; see that the disk or the program that it comes from is sound, and read it again",
+        reason(source)
+    )]
     Read {
         /// What was read.
         place: String,
@@ -192,7 +195,7 @@ pub enum DecodeError {
         source: io::Error,
     },
     /// Writing failed.
-    #[error("cannot write the explanation: {0}")]
+    #[error("cannot write the explanation: {}; make room or write elsewhere", reason(.0))]
     Write(#[from] io::Error),
 }
 
@@ -203,23 +206,24 @@ impl DecodeError {
 }
 
 /// Explains everything that `arguments` name to `out`. `now` is when it all arrives that has no time of its own; `stdin` is
-/// read where a file is called `-`. Returns what the user should know besides. Whoever reads `out` may close it early.
+/// read where a file is called `-`. `warnings` gets what the user should know besides, each a sentence. Whoever reads `out`
+/// may close it early.
 ///
 /// # Errors
-/// Input that cannot be read, in its place; what came before it is explained.
+/// Input that cannot be read, in its place; what came before it is explained, and its warnings are there.
 pub fn run(
     arguments: &DecodeArgs,
     knowledge: Knowledge,
     now: Timestamp,
     stdin: impl Read + Send + 'static,
     out: impl Write,
-) -> Result<Vec<String>, DecodeError> {
+    warnings: &mut Vec<String>,
+) -> Result<(), DecodeError> {
     let mut out = BufWriter::new(out);
     let mut decoder = Decoder::new(knowledge, arguments.at.unwrap_or(now), arguments.at.is_some());
-    let mut warnings = Vec::new();
     // Packets of a pipe are seen when they come.
     let live = arguments.file.iter().any(|path| path == Path::new("-"));
-    let read = input::read(arguments, stdin, &mut warnings, &mut |item| {
+    let read = input::read(arguments, stdin, warnings, &mut |item| {
         let explained = match item {
             Item::Keys(keys) => {
                 decoder.learn(keys);
@@ -237,8 +241,8 @@ pub fn run(
     });
     let flushed = out.flush().map_err(DecodeError::Write);
     match read.and(flushed) {
-        Err(DecodeError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Vec::new()),
-        result => result.map(|()| warnings),
+        Err(DecodeError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
     }
 }
 

@@ -1,12 +1,12 @@
 //! Hex, lines, test vectors, standard input; what is said of input that is none; and the forms of output.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 
 use lastroute::auth::keys::{FACTORY_NETWORK, FACTORY_NETWORK_KEY, Interface, KeyPair, RootKey};
 use lastroute::auth::nonce::OwnNonces;
 use lastroute::auth::seal_with;
 use lastroute::decode::part::Part;
-use lastroute::decode::{self, Datagram, DecodeArgs, DecodeError, Decoder, Key, Knowledge};
+use lastroute::decode::{self, Datagram, DecodeArgs, Decoder, Key, Knowledge};
 use lastroute::id::{DeviceId, KeyId};
 use lastroute::metrics::Disposition;
 use lastroute::table::rules::RouteChange;
@@ -312,9 +312,32 @@ impl Write for Closed {
 #[test]
 fn a_reader_that_has_gone_is_no_error_and_a_full_disk_is_one() {
     let arguments = DecodeArgs { file: vec![vectors("firmware-capture.json")], ..DecodeArgs::default() };
-    let result = |kind| decode::run(&arguments, Knowledge::default(), NOW, io::empty(), Closed(kind));
+    let result = |kind| decode::run(&arguments, Knowledge::default(), NOW, io::empty(), Closed(kind), &mut Vec::new());
     assert!(result(ErrorKind::BrokenPipe).is_ok());
-    assert!(matches!(result(ErrorKind::StorageFull), Err(DecodeError::Write(_))));
+    assert_eq!(
+        result(ErrorKind::StorageFull).unwrap_err().to_string(),
+        "cannot write the explanation: no storage space; make room or write elsewhere"
+    );
+}
+
+/// Says some bytes and then fails, as a disk does.
+struct Failing(&'static [u8]);
+
+impl Read for Failing {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.0.is_empty() { Err(io::Error::from_raw_os_error(5)) } else { self.0.read(buffer) }
+    }
+}
+
+#[test]
+fn what_fails_while_it_is_read_is_named_with_a_remedy() {
+    let arguments = DecodeArgs { file: vec!["-".into()], ..brief() };
+    let source = Failing(b"# a remark that is longer than the beginning\n7f00\n");
+    let mut out = Vec::new();
+    let error = decode::run(&arguments, Knowledge::default(), NOW, source, &mut out, &mut Vec::new()).unwrap_err();
+    let said = "cannot go on reading standard input:3: Input/output error; see that the disk or the program that it comes \
+                from is sound, and read it again";
+    assert_eq!((error.to_string().as_str(), String::from_utf8(out).unwrap().lines().count()), (said, 1));
 }
 
 /// A packet of the factory network, whose key everybody has.

@@ -34,13 +34,10 @@ fn run(arguments: &DecodeArgs, knowledge: Knowledge) -> Ran {
 }
 
 fn run_with(arguments: &DecodeArgs, knowledge: Knowledge, stdin: &'static [u8]) -> Ran {
-    let mut out = Vec::new();
-    let result = decode::run(arguments, knowledge, NOW, stdin, &mut out);
-    let out = String::from_utf8(out).unwrap();
-    let ran = match result {
-        Ok(warnings) => Ran { out, warnings, error: None },
-        Err(error) => Ran { out, warnings: Vec::new(), error: Some(error.to_string()) },
-    };
+    let (mut out, mut warnings) = (Vec::new(), Vec::new());
+    let result = decode::run(arguments, knowledge, NOW, stdin, &mut out, &mut warnings);
+    let error = result.err().map(|error| error.to_string());
+    let ran = Ran { out: String::from_utf8(out).unwrap(), warnings, error };
     for said in ran.lines().into_iter().chain(ran.warnings.iter().chain(&ran.error).map(String::as_str)) {
         assert!(!said.contains(char::is_control), "{said:?}");
     }

@@ -113,8 +113,8 @@ fn the_exit_code_is_2_for_what_cannot_be_read() {
     let site = Site::new();
     for (flags, said) in [
         (&["zz"][..], "lastroute: argument 1: character 1 is 'z'"),
-        (&["--file", "missing.pcap"], "lastroute: cannot read missing.pcap: No such file"),
-        (&["--file", "."], "lastroute: cannot read .: Is a directory"),
+        (&["--file", "missing.pcap"], "lastroute: cannot read missing.pcap: No such file or directory; "),
+        (&["--file", "."], "lastroute: cannot read .: Is a directory; "),
         (&["00", "--network-key", "000a17=missing.key"], "lastroute: --network-key: cannot read missing.key"),
         (&["00", "--config", "fleet.key"], "lastroute: fleet.key:1:65: key with no value"),
     ] {
@@ -124,6 +124,22 @@ fn the_exit_code_is_2_for_what_cannot_be_read() {
         assert!(error.starts_with(said), "{error}");
     }
     assert_eq!(site.decode(&["00"]).status.code(), Some(0), "what a gateway would refuse is explained");
+}
+
+#[test]
+fn what_is_said_of_one_file_is_said_even_if_the_next_cannot_be_read() {
+    let site = Site::new();
+    // One packet of a link type that nobody has.
+    let header = [0xa1b2_c3d4_u32, 4 << 16 | 2, 0, 0, 65_535, 999];
+    let packet = [1_795_404_183_u32, 0, 4, 4, 0];
+    let bytes: Vec<u8> = header.into_iter().chain(packet).flat_map(u32::to_le_bytes).collect();
+    write(site.directory.path().join("strange.pcap"), bytes).unwrap();
+    let output = site.decode(&["--file", "strange.pcap", "--file", "missing.pcap"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!((output.status.code(), lines.len()), (Some(2), 3), "{said}");
+    assert!(lines[1].contains("strange.pcap: packets of link types that are not read: 1; "), "{said}");
+    assert!(lines[2].starts_with("lastroute: cannot read missing.pcap: "), "{said}");
 }
 
 #[test]
