@@ -6,7 +6,7 @@ use super::part::{Part, Walk, count, plain};
 use super::readings::version;
 use crate::id::KeyId;
 
-/// The commands whose calls say how much data they move, as far as they are known.
+/// The commands whose calls say how much data they move, as far as they are known (docs/protocol.md, RPC).
 const MOVES_DATA: [u16; 4] = [40, 44, 32_765, 32_766];
 
 /// A call.
