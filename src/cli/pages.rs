@@ -27,11 +27,26 @@ pub struct ManArgs {
 }
 
 pub(super) fn completions(arguments: &CompletionsArgs) -> Result<(), Failure> {
-    let mut command = Cli::command();
+    let mut command = visible(&Cli::command());
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     generate(arguments.shell, &mut command, name, &mut script);
     print(&script)
+}
+
+/// The command, its arguments and its commands, as far as a person is told of them. Those that write completions leave nothing
+/// out that is hidden.
+fn visible(command: &clap::Command) -> clap::Command {
+    let mut shown = clap::Command::new(command.get_name().to_owned());
+    if let Some(about) = command.get_about() {
+        shown = shown.about(about.clone());
+    }
+    if let Some(version) = command.get_version() {
+        shown = shown.version(version.to_owned());
+    }
+    let arguments = command.get_arguments().filter(|argument| !argument.is_hide_set()).cloned();
+    let commands = command.get_subcommands().filter(|command| !command.is_hide_set()).map(visible);
+    shown.args(arguments).subcommands(commands)
 }
 
 pub(super) fn man(arguments: &ManArgs) -> Result<(), Failure> {
