@@ -17,13 +17,18 @@ const NAME: usize = 16;
 const RATE: usize = 10;
 /// Below this width totals are left out.
 const WITH_TOTALS: usize = NAME + RATE + 8;
+/// Room of the name of a bar, of its share in percent, and of its number.
+const BAR_NAME: usize = 6;
+const PERCENT: usize = 5;
+const PART: usize = 12;
 
 /// What one row counts.
 type Counter<'a> = &'a dyn Fn(&GatewayStatus) -> Option<u64>;
 
-/// A heading: a name on the left and something on the right.
+/// A heading: a name on the left and something on the right, if that has room.
 pub(super) fn heading(width: usize, left: &str, right: &str) -> Line<'static> {
     let room = width.saturating_sub(left.chars().count());
+    let right = if right.chars().count() < room { right } else { "" };
     Line::from(format!("{left}{right:>room$}")).bold().underlined()
 }
 
@@ -59,18 +64,28 @@ pub(super) fn others(model: &Model, status: &GatewayStatus, now: Timestamp, widt
     let mut lines = devices(&status.devices, now, width);
     lines.push(column_heading(width, "Traffic"));
     lines.extend(traffic(model, status, width));
-    let (waiting, connected) = (text::count(status.waiters.now), text::count(status.connections));
-    lines.push(Line::from(format!("{waiting} waiting, {connected} connected over HTTP")));
+    lines.push(sentence(width, [(status.waiters.now, " waiting, "), (status.connections, " connected over HTTP")]));
     lines
+}
+
+/// Numbers, each with what it counts, as far as the numbers have room.
+fn sentence(width: usize, parts: [(u64, &str); 2]) -> Line<'static> {
+    let mut said = String::new();
+    for (number, counted) in parts {
+        match text::count_within(number, width.saturating_sub(said.len())) {
+            number if number.is_empty() => break,
+            number => said.extend([&number, counted]),
+        }
+    }
+    Line::from(said)
 }
 
 fn devices(devices: &Devices, now: Timestamp, width: usize) -> Vec<Line<'static>> {
     let heard = &devices.heard;
     let counted = format!("heard, counted {} ago", text::since(heard.counted_at.0, now));
-    let total = text::count(devices.total);
     vec![
         heading(width, "Devices", &counted),
-        Line::from(format!("{total} known, {} not registered", text::count(devices.unregistered))),
+        sentence(width, [(devices.total, " known, "), (devices.unregistered, " not registered")]),
         bar(width, "5 min", heard.within_5m, devices.total),
         bar(width, "1 h", heard.within_1h, devices.total),
         bar(width, "24 h", heard.within_24h, devices.total),
@@ -81,11 +96,13 @@ fn devices(devices: &Devices, now: Timestamp, width: usize) -> Vec<Line<'static>
 fn bar(width: usize, name: &str, part: u64, total: u64) -> Line<'static> {
     let share = (total > 0).then(|| (part as f64 / total as f64).min(1.0));
     let percent = share.map_or_else(|| "-".to_owned(), |share| format!("{:.0}%", (share * 100.0).floor()));
-    let numbers = format!("{percent:>5}{:>12}", text::count(part));
-    let room = width.saturating_sub(6 + numbers.len());
+    let percent = if width < BAR_NAME + PERCENT { String::new() } else { format!("{percent:>PERCENT$}") };
+    let room = width.saturating_sub(BAR_NAME + PERCENT).min(PART);
+    let numbers = format!("{percent}{:>room$}", text::count_within(part, room.saturating_sub(1)));
+    let room = width.saturating_sub(BAR_NAME + numbers.len());
     let filled = (share.unwrap_or(0.0) * room as f64).round() as usize;
     Line::from(vec![
-        Span::raw(format!("{name:<6}")),
+        Span::raw(format!("{name:<BAR_NAME$}")),
         Span::raw("█".repeat(filled)).green(),
         Span::raw("·".repeat(room - filled)).dim(),
         Span::raw(numbers),
@@ -124,22 +141,29 @@ fn traffic(model: &Model, status: &GatewayStatus, width: usize) -> impl Iterator
 }
 
 fn column_heading(width: usize, name: &str) -> Line<'static> {
-    heading(width, &columns(width, name, "per second", "total"), "")
+    heading(width, &columns(width, name, |_| "per second".to_owned(), |_| "total".to_owned()), "")
 }
 
 fn row(model: &Model, status: &GatewayStatus, width: usize, name: &str, counter: Counter<'_>) -> Line<'static> {
-    let total = counter(status).map_or_else(|| "-".to_owned(), text::count);
-    Line::from(columns(width, name, &text::rate(model.rate(counter)), &total))
+    let rate = |room| text::rate_within(model.rate(counter), room);
+    let total = |room| counter(status).map_or_else(|| "-".to_owned(), |total| text::count_within(total, room));
+    Line::from(columns(width, name, rate, total))
 }
 
-/// A name, a rate and a total side by side; without the total where it has no room.
-fn columns(width: usize, name: &str, rate: &str, total: &str) -> String {
+/// A name, a rate and a total side by side, each given its room; without the total where it has none.
+fn columns(
+    width: usize,
+    name: &str,
+    rate: impl FnOnce(usize) -> String,
+    total: impl FnOnce(usize) -> String,
+) -> String {
+    let room = width.min(RATE);
+    let rate = rate(room);
     if width < WITH_TOTALS {
-        let room = width.saturating_sub(RATE).min(NAME);
-        return format!("{name:<room$.room$}{rate:>RATE$}");
+        let name_room = (width - room).min(NAME);
+        return format!("{name:<name_room$.name_room$}{rate:>room$}");
     }
     let room = width - NAME - RATE;
-    // Without the gaps between its thousands a total of 13 digits still fits.
-    let total = if total.len() < room { total.to_owned() } else { total.replace(' ', "") };
+    let total = total(room - 1);
     format!("{name:<NAME$}{rate:>RATE$}{total:>room$}")
 }

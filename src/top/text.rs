@@ -17,6 +17,21 @@ pub(super) fn count(number: u64) -> String {
     text
 }
 
+/// A count in at most `room` characters: as [`count`] has it, without gaps, or rounded to three digits, as `1.84e19`. Where not
+/// even that has room there is nothing: a piece of a number is another number.
+pub(super) fn count_within(number: u64, room: usize) -> String {
+    let forms = [count(number), number.to_string(), format!("{number:.2e}")];
+    forms.into_iter().find(|form| form.len() <= room).unwrap_or_default()
+}
+
+/// A rate in at most `room` characters, as [`rate`] and [`count_within`] have it.
+pub(super) fn rate_within(of: Option<f64>, room: usize) -> String {
+    match of {
+        Some(number) if number >= 9.95 => count_within(number.round() as u64, room),
+        _ => Some(rate(of)).filter(|text| text.len() <= room).unwrap_or_default(),
+    }
+}
+
 /// A rate: with a decimal below ten, where it tells something, else whole. `-` where there is none.
 pub(super) fn rate(rate: Option<f64>) -> String {
     match rate {
@@ -75,6 +90,19 @@ mod tests {
     fn a_rate_has_as_many_digits_as_tell_something() {
         let texts = [Some(0.0), Some(0.01), Some(0.5), Some(9.94), Some(9.96), Some(1234.5), None].map(rate);
         assert_eq!(texts, ["0", "<0.1", "0.5", "9.9", "10", "1 235", "-"]);
+    }
+
+    #[test]
+    fn a_number_without_room_is_rounded_or_left_out_and_never_cut() {
+        let texts = [26, 25, 20, 19, 7, 6, 0].map(|room| count_within(u64::MAX, room));
+        let whole = "18446744073709551615";
+        assert_eq!(texts, ["18 446 744 073 709 551 615", whole, whole, "1.84e19", "1.84e19", "", ""]);
+        assert_eq!([5, 4, 3].map(|room| count_within(1234, room)), ["1 234", "1234", ""]);
+        assert_eq!([6, 5].map(|room| count_within(999_999, room)), ["999999", ""]);
+        assert_eq!([7, 6].map(|room| count_within(9_999_999, room)), ["9999999", "1.00e7"]);
+        assert_eq!([4, 3].map(|room| rate_within(Some(0.01), room)), ["<0.1", ""]);
+        assert_eq!([5, 4, 3].map(|room| rate_within(Some(1234.5), room)), ["1 235", "1235", ""]);
+        assert_eq!([1, 0].map(|room| rate_within(None, room)), ["-", ""]);
     }
 
     #[test]

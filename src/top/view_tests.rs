@@ -340,6 +340,53 @@ fn more_heard_than_there_are_now_is_the_whole_bar() {
     assert!(screen(&model, AT, 80, 24).contains("5 min ████████████████ 100%      12 200\n"));
 }
 
+/// A gateway whose numbers went from half the largest there is to that in 2 s.
+fn enormous() -> Model {
+    let most = |part: u64| {
+        let mut status = if part == 1 { status() } else { status_later() };
+        let number = u64::MAX / (3 - part);
+        status.datagrams.values_mut().chain(status.entries.values_mut()).for_each(|count| *count = 0);
+        status.datagrams.insert("accepted".to_owned(), number);
+        status.entries.insert("accepted".to_owned(), number);
+        let heard = Heard { within_5m: number, within_1h: number, within_24h: number, ..status.devices.heard };
+        status.devices = crate::status::Devices { total: number, unregistered: number, heard };
+        status.waiters = crate::status::Waiting { now: number, woken: number };
+        GatewayStatus {
+            kernel_drops: number,
+            acks_sent: number,
+            route_moves: number,
+            connections: number,
+            latest_moves: Vec::new(),
+            ..status
+        }
+    };
+    let mut model = model();
+    model.update(Ok(most(1)), AT);
+    model.update(Ok(most(2)), after(2000));
+    model
+}
+
+#[test]
+fn a_number_without_room_is_rounded_or_left_out_on_every_terminal() {
+    let numbers = ["18 446 744 073 709 551 615", "18446744073709551615", "1.84e19", "4.61e18"];
+    let others = ["0", "5", "1", "24", "100%", "14s"];
+    for width in 6..130 {
+        let screen = screen(&enormous(), after(2500), width, 40);
+        let body = screen.lines().skip(2).collect::<Vec<_>>().join("\n");
+        let rest = numbers.iter().fold(body, |text, number| text.replace(number, "all of it"));
+        let pieces = rest.split_whitespace().filter(|word| word.contains(|char: char| char.is_ascii_digit()));
+        assert!(pieces.into_iter().all(|word| others.contains(&word)), "{width}:\n{screen}");
+    }
+    let narrow = screen(&enormous(), after(2500), 34, 40);
+    for line in [
+        "accepted           4.61e18 1.84e19",
+        "5 min ███████████ 100%     1.84e19",
+        "18 446 744 073 709 551 615 known,",
+    ] {
+        assert!(narrow.lines().any(|drawn| drawn == line), "{line} in\n{narrow}");
+    }
+}
+
 #[test]
 fn pausing_is_shown_with_the_age_of_what_is_shown() {
     let mut model = running();
