@@ -111,8 +111,10 @@ fn bar(width: usize, name: &str, part: u64, total: u64) -> Line<'static> {
 
 fn traffic(model: &Model, status: &GatewayStatus, width: usize) -> impl Iterator<Item = Line<'static>> {
     let accepted = |status: &GatewayStatus| status.entries.get(Disposition::Accepted.label()).copied();
+    // Copies are none of them: relays that hear one device bring them all the time.
     let refused = |status: &GatewayStatus| {
-        let refused = status.entries.iter().filter(|(label, _)| *label != Disposition::Accepted.label());
+        let others = [Disposition::Accepted.label(), Disposition::Duplicate.label()];
+        let refused = status.entries.iter().filter(|(label, _)| !others.contains(&label.as_str()));
         refused.map(|(_, count)| *count).try_fold(0_u64, u64::checked_add)
     };
     let plain = |name: &str, counter: Counter<'_>| row(model, status, width, name, counter);

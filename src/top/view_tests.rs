@@ -82,7 +82,7 @@ too_old                  0            0  1 h   ███████████
 reflected                0            0  24 h  ████████████████  99%      19 999
 short                    0            0  Traffic         per second        total
 oversize                 0            0  relayed packets         15        4 230
-unknown_network          0            0  relayed, refused         0           11
+unknown_network          0            0  relayed, refused         0            1
 unknown_device           0            0  kernel drops             0            0
 unknown_key              0            0  acks sent               45       45 768
 bad_tag                  0            3  acks failed              0            0
@@ -115,7 +115,7 @@ too_old                  0                             0  1 h   █████�
 reflected                0                             0  24 h  █████████████████████████████████  99%      19 999
 short                    0                             0  Traffic         per second                         total
 oversize                 0                             0  relayed packets         15                         4 230
-unknown_network          0                             0  relayed, refused         0                            11
+unknown_network          0                             0  relayed, refused         0                             1
 unknown_device           0                             0  kernel drops             0                             0
 unknown_key              0                             0  acks sent               45                        45 768
 bad_tag                  0                             3  acks failed              0                             0
@@ -180,7 +180,7 @@ too_old                  0            0  1 h   ███████████
 reflected                0            0  24 h  ████████████████  99%      19 999
 short                    0            0  Traffic         per second        total
 oversize                 0            0  relayed packets         15        4 230
-unknown_network          0            0  relayed, refused         0           11
+unknown_network          0            0  relayed, refused         0            1
 unknown_device           0            0  kernel drops             0            0
 unknown_key              0            0  acks sent               45       45 768
 bad_tag                  0            3  acks failed              0            0
@@ -244,7 +244,7 @@ too_old                  0            0  1 h   ███████████
 reflected                0            0  24 h  ████████████████  99%      19 999
 short                    0            0  Traffic         per second        total
 oversize                 0            0  relayed packets         15        4 230
-unknown_network          0            0  relayed, refused         0           11
+unknown_network          0            0  relayed, refused         0            1
 unknown_device           0            0  kernel drops             0            0
 unknown_key              0            0  acks sent               45       45 768
 bad_tag                  0            3  acks failed              0            0
@@ -414,7 +414,7 @@ Devices           heard, counted 14s ago
 24 h  █████████████████  99%      19 999
 Traffic         per second         total
 relayed packets         15         4 230
-relayed, refused         0            11
+relayed, refused         0             1
 kernel drops             0             0
 acks sent               45        45 768
 acks failed              0             0
