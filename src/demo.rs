@@ -17,6 +17,7 @@ use crate::app::{App, StartError};
 use crate::auth::keys::RootKey;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Flags};
+use crate::duration::duration;
 use crate::id::{DeviceId, KeyId};
 use crate::metrics::Disposition;
 use crate::simulate::{self, Count, SimulateError, Stats, args};
@@ -42,10 +43,10 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub devices: u32,
     /// Time from one packet of a device to its next
-    #[arg(long, value_name = "TIME", default_value = "8s", value_parser = args::duration)]
+    #[arg(long, value_name = "TIME", default_value = "8s", value_parser = duration)]
     pub cadence: Duration,
     /// How long to run. Default: until interrupted
-    #[arg(long, value_name = "TIME", value_parser = args::duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
     /// Address and port of the API. Default: 127.0.0.1:8080, or any free port if that is taken
     #[arg(long, value_name = "ADDRESS:PORT")]

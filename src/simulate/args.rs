@@ -15,6 +15,7 @@ use super::relay::{MAX_CHILDREN, MAX_RELAYS};
 use super::verdict::Kinds;
 use super::{Config, MAX_DEVICES, MAX_RATE, SimulateError};
 use crate::auth::keys::RootKey;
+use crate::duration::duration;
 use crate::id::KeyId;
 
 /// Share of device-level devices where the gateway's key is given and no share is: the rest is as stock firmware does.
@@ -247,17 +248,6 @@ fn percent(text: &str) -> Result<f64, String> {
     let number: Option<f64> = text.strip_suffix('%').unwrap_or(text).parse().ok();
     let share = number.filter(|number| (0.0..=100.0).contains(number)).map(|number| number / 100.0);
     share.ok_or_else(|| "a share is a number from 0 to 100".to_owned())
-}
-
-/// Reads a duration with its unit, such as `500ms` or `1h 30m`.
-///
-/// # Errors
-/// Says what one looks like.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let parsed: Option<jiff::SignedDuration> = text.parse().ok();
-    parsed
-        .and_then(|parsed| Duration::try_from(parsed).ok())
-        .ok_or_else(|| "a duration is a number with its unit, for example 500ms, 10s, 5m or 1h 30m".to_owned())
 }
 
 #[cfg(test)]

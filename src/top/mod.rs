@@ -23,7 +23,7 @@ use tokio::sync::mpsc::{self, Receiver};
 
 use crate::client::{Client, ClientError, DEFAULT_ADDRESS};
 use crate::config::ApiKey;
-use crate::simulate::args;
+use crate::duration::duration;
 use model::Model;
 
 /// Intervals from what the eye can follow to what still is watching.
@@ -122,6 +122,6 @@ fn keyboard() -> Receiver<io::Result<Event>> {
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    let every = args::duration(text)?;
+    let every = duration(text)?;
     if INTERVALS.contains(&every) { Ok(every) } else { Err("ask every 100ms to 24h".to_owned()) }
 }
