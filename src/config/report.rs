@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::settings::Name;
 use super::{Config, ConfigError, Flags, Missing, Settled, values};
+use crate::quote::one_line;
 
 /// Devices that the text names; of more, only how many. The serialised form names all.
 const DEVICES_NAMED: usize = 20;
@@ -173,7 +174,7 @@ impl fmt::Display for Report {
             writeln!(f, "\nWarnings")?;
         }
         for warning in &self.warnings {
-            writeln!(f, "  {}", shown(warning))?;
+            writeln!(f, "  {}", one_line(warning))?;
         }
         write!(f, "\nA gateway can start with this if its addresses are free. None was started, and nothing was made.")
     }
@@ -210,18 +211,13 @@ impl ReportedDevice {
 
 /// Writes lines of three columns, the first two as wide as what stands in them.
 fn columns(f: &mut fmt::Formatter<'_>, rows: Vec<[String; 3]>) -> fmt::Result {
-    let rows: Vec<_> = rows.into_iter().map(|row| row.map(|text| shown(&text))).collect();
+    let rows: Vec<_> = rows.into_iter().map(|row| row.map(|text| one_line(&text))).collect();
     let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
     let (first, second) = (width(0), width(1).min(WIDEST_VALUE));
     for [name, value, said] in &rows {
         writeln!(f, "  {name:first$}  {value:second$}  {said}")?;
     }
     Ok(())
-}
-
-/// A text of the configuration, which cannot steer a terminal.
-fn shown(text: &str) -> String {
-    text.replace(char::is_control, "")
 }
 
 #[cfg(test)]
