@@ -76,8 +76,8 @@ pub async fn once(arguments: &TopArgs, key: Option<&ApiKey>) -> Result<String, T
     Ok(once::snapshot(client.address(), &status))
 }
 
-/// Shows how a gateway is until a key ends it or `interrupted` completes. One that does not answer is shown as such and asked
-/// again.
+/// Shows how a gateway is until a key ends it or `interrupted` completes. One that does not answer is shown as such and
+/// asked again.
 ///
 /// # Errors
 /// An address or key that cannot be used, or no terminal.

@@ -17,8 +17,8 @@ pub(super) fn count(number: u64) -> String {
     text
 }
 
-/// A count in at most `room` characters: as [`count`] has it, without gaps, or rounded to three digits, as `1.84e19`. Where not
-/// even that has room there is nothing: a piece of a number is another number.
+/// A count in at most `room` characters: as [`count`] has it, without gaps, or rounded to three digits, as `1.84e19`. Where
+/// not even that has room there is nothing: a piece of a number is another number.
 pub(super) fn count_within(number: u64, room: usize) -> String {
     let forms = [count(number), number.to_string(), format!("{number:.2e}")];
     forms.into_iter().find(|form| form.len() <= room).unwrap_or_default()
