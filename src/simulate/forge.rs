@@ -25,7 +25,7 @@ pub(super) struct Forged {
     /// A device that would have moved or counted if it was believed.
     pub(super) device: DeviceId,
     /// It may count again without moving anything: a recording of a packet without time, of which a gateway remembers
-    /// few.
+    /// few. Not where it is the newest of its device.
     pub(super) may_count: bool,
 }
 
@@ -45,10 +45,10 @@ pub(super) struct Known {
 /// Recorded uplinks again: first the newest of each device, at once; then all from the oldest on, now that newer ones were
 /// counted; from then on any, out of order. `recordings` are in the order they were sent.
 pub(super) fn replays(recordings: &[Recording], count: usize, random: &mut Rng) -> Vec<Forged> {
-    let again = |recording: &Recording| Forged {
+    let again = |recording: &Recording, may_count| Forged {
         bytes: recording.bytes.clone(),
         device: recording.device,
-        may_count: recording.no_time,
+        may_count,
     };
     let mut newest: Vec<&Recording> = Vec::new();
     for recording in recordings.iter().rev() {
@@ -57,7 +57,10 @@ pub(super) fn replays(recordings: &[Recording], count: usize, random: &mut Rng) 
         }
     }
     let any = std::iter::from_fn(|| random.choice(recordings));
-    newest.into_iter().chain(recordings).chain(any).take(count).map(again).collect()
+    // Nothing came after the newest, so a gateway remembers it, with or without time.
+    let at_once = newest.into_iter().map(|recording| again(recording, false));
+    let later = recordings.iter().chain(any).map(|recording| again(recording, recording.no_time));
+    at_once.chain(later).take(count).collect()
 }
 
 /// Recorded downlinks, each in turn.
