@@ -9,7 +9,7 @@ use crate::config::{self, ApiKey};
 use crate::simulate::args::{self, SimulateArgs};
 use crate::simulate::attack::{self, Plan};
 use crate::simulate::compare::Watched;
-use crate::simulate::verdict::Kinds;
+use crate::simulate::verdict::{Kinds, Outcome};
 use crate::simulate::{self, Config, Stats};
 
 pub(super) fn run(arguments: &SimulateArgs) -> Result<(), Failure> {
@@ -77,7 +77,12 @@ fn attack(arguments: &SimulateArgs, config: &Config, kinds: &Kinds, api: Option<
     };
     let outcomes = runtime()?.block_on(attack::run(config, &plan, Clock::default(), tell))?;
     told?;
-    let through: Vec<_> =
-        outcomes.iter().filter(|outcome| !outcome.held()).map(|outcome| outcome.kind.name()).collect();
-    if through.is_empty() { Ok(()) } else { Err(Failure::Running(format!("got through: {}", through.join(", ")))) }
+    let named = |what: &str, is: fn(&Outcome) -> bool| {
+        let kinds: Vec<_> = outcomes.iter().filter(|outcome| is(outcome)).map(|outcome| outcome.kind.name()).collect();
+        if kinds.is_empty() { None } else { Some(format!("{what}: {}", kinds.join(", "))) }
+    };
+    let through = named("got through", |outcome| !outcome.findings.is_empty());
+    let inconclusive = named("inconclusive", |outcome| outcome.findings.is_empty() && outcome.inconclusive);
+    let failed: Vec<_> = through.into_iter().chain(inconclusive).collect();
+    if failed.is_empty() { Ok(()) } else { Err(Failure::Running(failed.join("; "))) }
 }

@@ -172,6 +172,7 @@ impl<'a> Attack<'a> {
         let mut attack = Self { config, plan, clock, victims, witness, attacker, uplinks, downlinks, random };
         attack.record().await?;
         attack.look_on().await.ok_or_else(|| attack.silent(1))?;
+        attack.find_all().await?;
         Ok(attack)
     }
 
@@ -203,6 +204,19 @@ impl<'a> Attack<'a> {
         Ok(())
     }
 
+    /// Finds every victim over the API, if there is one.
+    async fn find_all(&self) -> Result<(), AttackError> {
+        let victims = self.victims.iter().map(Victim::id).collect();
+        let Some(view) = self.view(&victims, 0).await? else { return Ok(()) };
+        match (&self.plan.api, victims.into_iter().find(|id| !view.devices.contains_key(id))) {
+            (Some(api), Some(device)) => {
+                let (api, gateway) = (api.address().to_owned(), self.config.gateway);
+                Err(AttackError::Foreign { api, device, gateway })
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn silent(&self, silent: usize) -> AttackError {
         AttackError::Silent { silent, total: self.victims.len(), gateway: self.config.gateway }
     }
@@ -219,6 +233,8 @@ impl<'a> Attack<'a> {
     async fn carry_out(&mut self, kind: Kind) -> Result<Outcome, AttackError> {
         let packets = self.make(kind);
         let (witness, asked) = (self.witness.id(), self.to_be_asked_about(&packets));
+        // What is still there was an answer to somebody honest.
+        self.take_answers(&mut Answers::new());
         let before = self.view(&asked, 0).await?;
         let mut answers = Answers::new();
         let (sent, unsent) = self.send(kind, &packets, &mut answers).await;
@@ -341,14 +357,7 @@ impl<'a> Attack<'a> {
                 devices.insert(id, Position { address, counted: known.cursor.map_or(0, |cursor| cursor.n) });
             }
         }
-        let unknown = self.victims.iter().map(Victim::id).find(|id| !devices.contains_key(id));
-        match unknown {
-            Some(device) => {
-                let (api, gateway) = (api.address().to_owned(), self.config.gateway);
-                Err(AttackError::Foreign { api, device, gateway })
-            }
-            None => Ok(Some(View { status, devices })),
-        }
+        Ok(Some(View { status, devices }))
     }
 }
 

@@ -157,12 +157,44 @@ fn what_others_say_meanwhile_and_what_is_lost_is_told_and_is_no_finding() {
     let text = report(|seen| count(seen, "accepted", 20));
     assert!(text.contains("others spoke, too: 20 datagrams more than were sent") && text.ends_with("held"), "{text}");
     let text = report(|seen| {
-        *after(seen).status.datagrams.get_mut("duplicate").unwrap() -= 6;
+        *after(seen).status.datagrams.get_mut("duplicate").unwrap() -= 4;
         after(seen).status.kernel_drops += 2;
         seen.unsent = 1;
     });
-    assert!(text.contains("6 did not arrive, 2 of them dropped by a full receive buffer"), "{text}");
+    assert!(text.contains("4 did not arrive, 2 of them dropped by a full receive buffer"), "{text}");
     assert!(text.contains("1 more could not be sent") && text.ends_with("held"), "{text}");
+}
+
+#[test]
+fn what_was_accepted_while_something_was_lost_may_be_of_others() {
+    let text = report(|seen| {
+        *after(seen).status.datagrams.get_mut("duplicate").unwrap() -= 5;
+        count(seen, "accepted", 3);
+    });
+    let told = "2 did not arrive, 0 of them dropped by a full receive buffer\n  3 datagrams were accepted, which may be \
+                those of others\n  held";
+    assert!(text.ends_with(told), "{text}");
+}
+
+#[test]
+fn of_what_did_not_arrive_nothing_can_be_concluded() {
+    let inconclusive = "INCONCLUSIVE: fewer than half of what was to be sent arrived";
+    let arrived = |count: u64| report(|seen| *after(seen).status.datagrams.get_mut("duplicate").unwrap() -= 10 - count);
+    assert!(arrived(5).ends_with("held"));
+    assert!(arrived(4).ends_with(inconclusive));
+    let blind = |sent, unsent| {
+        report(|seen| {
+            (seen.views, seen.sent, seen.unsent) = (None, sent, unsent);
+        })
+    };
+    assert!(blind(5, 5).ends_with("held"));
+    assert!(blind(4, 6).ends_with(inconclusive));
+    assert!(blind(0, 0).ends_with(inconclusive));
+    let found = report(|seen| {
+        (seen.views, seen.unsent) = (None, 90);
+        seen.answers.insert(None, 1);
+    });
+    assert!(found.ends_with("GOT THROUGH: 1 answers came back"), "{found}");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use lastroute::simulate::attack::{self, Plan};
 use lastroute::simulate::verdict::{Kind, Outcome};
 use lastroute::simulate::{self, SimulateError};
 use lastroute::status::{Devices, GatewayStatus, Heard, Time, Waiting};
+use lastroute::table::rules::TimeClass;
 use lastroute::wire::control;
 use lastroute::wire::frame::{Flags, Frame, Header, Layout, PacketType};
 
@@ -85,6 +86,10 @@ enum Weakness {
     Answers,
     /// Counts copies silently.
     CountsCopies,
+    /// Takes every copy of a packet without time for new.
+    ForgetsUntimed,
+    /// Forgets a device over a forged packet of it.
+    ForgetsDevices,
 }
 
 /// A gateway of a few lines, which knows the factory network.
@@ -137,16 +142,28 @@ impl Weak {
         let key = RootKey::new(FACTORY_NETWORK_KEY).day_key(Interface::Udp, header.rotation());
         let authentic = header.key_id == FACTORY_NETWORK && open_with(&key, frame).is_some();
         if !authentic && self.weakness != Weakness::BelievesAll {
+            if self.weakness == Weakness::ForgetsDevices {
+                table.devices.remove(&header.device_id);
+            }
             return ("bad_tag", Vec::new());
         }
         if header.packet_type == PacketType::ACK && self.weakness != Weakness::BelievesItself {
             return ("reflected", Vec::new());
         }
-        if copy && self.weakness != Weakness::Forgets && self.weakness != Weakness::CountsCopies {
+        let untimed = TimeClass::of(header.gps_time, Clock::default().now().gps()) == TimeClass::NoTime;
+        let counts = match self.weakness {
+            Weakness::Forgets | Weakness::CountsCopies => true,
+            Weakness::ForgetsUntimed => untimed,
+            _ => false,
+        };
+        if copy && !counts {
             return ("duplicate", Vec::new());
         }
         let (address, count) = table.devices.entry(header.device_id).or_insert((source, 0));
         *count += 1;
+        if copy && untimed {
+            return ("accepted", acknowledgement(&header));
+        }
         if copy && self.weakness == Weakness::CountsCopies {
             return ("duplicate", Vec::new());
         }
@@ -217,20 +234,23 @@ fn status(table: &Table) -> GatewayStatus {
 }
 
 /// What each weakness must be found by, and no other attack may find anything.
-const FINDINGS: [(Weakness, &[(Kind, &str)]); 6] = [
+const FINDINGS: [(Weakness, &[(Kind, &str)]); 8] = [
     (Weakness::Sound, &[]),
     (Weakness::Forgets, &[(Kind::Replay, "answers came back"), (Kind::Replay, "the route of 51a0")]),
     (Weakness::CountsCopies, &[(Kind::Replay, "though it said nothing")]),
     (Weakness::BelievesItself, &[(Kind::Reflection, "datagrams were accepted")]),
     (Weakness::BelievesAll, &[(Kind::BitFlips, "moved from"), (Kind::UnknownIds, "forged device bad0")]),
     (Weakness::Answers, &[(Kind::UnknownIds, "answers came back")]),
+    (Weakness::ForgetsUntimed, &[(Kind::Replay, "counted 1 packets though it said nothing")]),
+    (Weakness::ForgetsDevices, &[(Kind::BitFlips, "was forgotten")]),
 ];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_weakness_shows_in_the_attacks_it_lets_through_and_in_no_other() {
     let attack = async |(weakness, through): (Weakness, &[(Kind, &str)])| {
         let gateway = Weak::start(weakness);
-        let fleet = simulate::Config { gateway: gateway.udp, devices: 4, no_time: 0.0, ..simulate::Config::default() };
+        let no_time = if weakness == Weakness::ForgetsUntimed { 1.0 } else { 0.0 };
+        let fleet = simulate::Config { gateway: gateway.udp, devices: 4, no_time, ..simulate::Config::default() };
         for outcome in attacked(&fleet, &plan(Some(gateway.http), &Kind::ALL)).await {
             let expected: Vec<_> = through.iter().filter(|(kind, _)| *kind == outcome.kind).collect();
             assert_eq!(outcome.held(), expected.is_empty(), "{weakness:?}: {outcome}");
