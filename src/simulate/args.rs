@@ -13,7 +13,7 @@ use super::attack::MAX_PACKETS;
 use super::identity::{device_blocks, network_block};
 use super::relay::{MAX_CHILDREN, MAX_RELAYS};
 use super::verdict::Kinds;
-use super::{Config, MAX_DEVICES, MAX_RATE, SimulateError};
+use super::{Config, LONGEST_EXPECTED_DELAY, MAX_DEVICES, MAX_RATE, SimulateError};
 use crate::auth::keys::RootKey;
 use crate::duration::duration;
 use crate::id::KeyId;
@@ -79,7 +79,7 @@ pub struct SimulateArgs {
     pub jitter: Option<f64>,
     /// Packets a second of all devices together, one after the other, whatever the gateway does. Default: none, the cadence decides
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_RATE)))]
-    #[arg(conflicts_with_all = ["cadence", "jitter"], help_heading = LOAD)]
+    #[arg(conflicts_with_all = ["cadence", "jitter", "relays"], help_heading = LOAD)]
     pub rate: Option<u32>,
     /// Packets after which to stop; answers to the gateway come on top. Default: no limit
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = LOAD)]
@@ -111,7 +111,8 @@ pub struct SimulateArgs {
     /// Datagrams held back on the way to the gateway, so that later ones can overtake them. Default: 0
     #[arg(long, value_name = "PERCENT", value_parser = percent, help_heading = TROUBLE)]
     pub reorder: Option<f64>,
-    /// The longest that one is held back. Default: twice the time from one packet of a device to its next
+    /// The longest that one is held back, at most 5m with --expect-all. Default: twice the time from one packet of a device to
+    /// its next, at most 2m
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = TROUBLE)]
     pub delay: Option<Duration>,
     /// Compare what was sent with what the gateway counted, which has its API here; it should serve no other devices. An
@@ -126,7 +127,7 @@ pub struct SimulateArgs {
     pub expect_all: bool,
     /// Attack the gateway, and tell what got through: replay, reflection, bit-flips, unknown-ids, several with commas
     /// between them, or all. Exit code 1 if anything did. Default: no attack
-    #[arg(long, value_name = "KINDS", conflicts_with_all = ["write_config", "expect_all"], help_heading = ATTACK)]
+    #[arg(long, value_name = "KINDS", conflicts_with_all = OF_A_FLEET, help_heading = ATTACK)]
     pub attack: Option<Kinds>,
     /// Datagrams of each kind of attack, 1 to 100000. Default: 1000
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_PACKETS)))]
@@ -143,6 +144,32 @@ const TROUBLE: &str = "Trouble on the way";
 const COMPARISON: &str = "Comparison with the gateway";
 const RELAYS: &str = "Relays";
 const ATTACK: &str = "Attacks";
+
+/// What an attack, which has its own devices and its own pace, would not heed.
+const OF_A_FLEET: [&str; 22] = [
+    "write_config",
+    "expect_all",
+    "sleeping",
+    "window",
+    "ack",
+    "ack_after",
+    "relays",
+    "children",
+    "cadence",
+    "jitter",
+    "rate",
+    "packets",
+    "duration",
+    "sockets",
+    "workers",
+    "rebind",
+    "nat_timeout",
+    "loss",
+    "downlink_loss",
+    "duplicate",
+    "reorder",
+    "delay",
+];
 
 /// 32 bytes of an X25519 public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,6 +215,14 @@ impl SimulateArgs {
             announce_every: default.announce_every,
         };
         config.check()?;
+        let delay = self.delay.unwrap_or_default();
+        if self.expect_all && delay > LONGEST_EXPECTED_DELAY {
+            let refusal = format!(
+                "a delay of {delay:?} with --expect-all: at most {LONGEST_EXPECTED_DELAY:?}, after which a gateway takes packets \
+                 for those of a wrong clock"
+            );
+            return Err(SimulateError::Setting(refusal));
+        }
         Ok(config)
     }
 }
@@ -337,6 +372,12 @@ mod tests {
             &["--attack", "replay,,bit-flips"],
             &["--attack", "all", "--attack-packets", "0"],
             &["--attack", "all", "--write-config", "file", "--cloud-public-key", &cloud().1],
+            &["--attack", "all", "--loss", "5"],
+            &["--attack", "all", "--rate", "5"],
+            &["--attack", "all", "--duration", "5s"],
+            &["--attack", "all", "--relays", "1", "--cloud-public-key", &cloud().1],
+            &["--attack", "all", "--workers", "1"],
+            &["--rate", "5", "--relays", "1", "--cloud-public-key", &cloud().1],
             &["--attack-packets", "5"],
             &["--attack", "all", "--gateway-api", "http://127.0.0.1:1", "--expect-all"],
             &["--cloud-public-key", "AAAA"],
@@ -345,6 +386,18 @@ mod tests {
         }
         let refusal = parse(&["--cadence", "0s"]).unwrap().config(None).unwrap_err();
         assert_eq!(refusal.to_string(), "a cadence of 0ns: at least 1 ms is needed");
+    }
+
+    #[test]
+    fn a_delay_of_which_nothing_can_be_expected_is_refused_where_all_is() {
+        let all = ["--gateway-api", "http://127.0.0.1:1", "--expect-all"];
+        let config = |delay: &[&str], all: &[&str]| parse(&[delay, all].concat()).unwrap().config(None);
+        assert!(config(&["--delay", "5m"], &all).is_ok() && config(&["--delay", "301s"], &[]).is_ok());
+        let refusal = config(&["--delay", "301s"], &all).unwrap_err().to_string();
+        assert!(refusal.starts_with("a delay of 301s with --expect-all: at most 300s"), "{refusal}");
+        // Without the flag it is never that long.
+        let slow = config(&["--cadence", "1h"], &all).unwrap();
+        assert_eq!(slow.longest_hold(), Duration::from_secs(120));
     }
 
     #[test]

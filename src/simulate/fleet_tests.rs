@@ -283,6 +283,7 @@ async fn a_setting_out_of_its_range_and_a_weak_key_stop_it_before_it_starts() {
         (Config { jitter: 1.5, ..Config::default() }, "jitter is 1.5: a share lies between 0 and 1"),
         (Config { loss: f64::NAN, ..Config::default() }, "loss is NaN: a share lies between 0 and 1"),
         (Config { rate: Some(0), ..Config::default() }, "0 packets a second: between 1 and 10000000 can be sent"),
+        (Config { rate: Some(5), relays: 1, ..Config::default() }, "relays cannot have a rate"),
         (Config { packets: Some(0), ..Config::default() }, "0 packets: at least 1 is needed"),
         (Config { delay: Some(too_long), ..Config::default() }, "delay is 31622401s: at most"),
         (Config { nat_timeout: Some(too_long), ..Config::default() }, "nat-timeout is 31622401s: at most"),
@@ -296,6 +297,21 @@ async fn a_setting_out_of_its_range_and_a_weak_key_stop_it_before_it_starts() {
         let refused = super::super::run(config, Clock::default(), Arc::default(), std::future::pending()).await;
         let text = refused.unwrap_err().to_string();
         assert!(text.starts_with(expected), "{text}");
+    }
+}
+
+#[test]
+fn no_socket_is_explained_with_a_remedy() {
+    for (code, remedy) in [
+        (nix::libc::EMFILE, "too many open files; raise ulimit -n"),
+        (nix::libc::EADDRINUSE, "no free port; widen net.ipv4.ip_local_port_range or lower --sockets"),
+        (nix::libc::EADDRNOTAVAIL, "no free port; widen net.ipv4.ip_local_port_range or lower --sockets"),
+        (nix::libc::ENETUNREACH, "check the address of the gateway"),
+    ] {
+        let (gateway, source) = (Config::default().gateway, std::io::Error::from_raw_os_error(code));
+        let text = SimulateError::Socket { number: 3, total: 4, gateway, source }.to_string();
+        assert!(text.starts_with("cannot open UDP socket 3 of 4 towards 127.0.0.1:3001: "), "{text}");
+        assert!(text.ends_with(remedy), "{text}");
     }
 }
 

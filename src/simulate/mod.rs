@@ -53,6 +53,13 @@ pub const LONGEST_TIME: Duration = Duration::from_secs(366 * 86_400);
 /// same process has the other half, and a socket that replaces another has room beside it.
 pub const DEFAULT_SOCKETS: usize = 512;
 
+/// The longest a datagram is held back unless told otherwise: well within the 300 s after which a gateway takes it for one of
+/// a device with a wrong clock.
+pub const DEFAULT_DELAY: Duration = Duration::from_secs(120);
+
+/// The longest that a datagram may be held back where a gateway has to count as expected.
+pub const LONGEST_EXPECTED_DELAY: Duration = Duration::from_secs(300);
+
 /// What a fleet is and does. Shares lie between 0, none, and 1, all; no time is above [`LONGEST_TIME`].
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -111,7 +118,8 @@ pub struct Config {
     /// Probability that a datagram to the gateway is held back, so that later ones can overtake it. The first packet of a
     /// boot never is. Default 0.
     pub reorder: f64,
-    /// The longest a datagram is held back. Default: twice the time from one packet of a device to its next.
+    /// The longest a datagram is held back. Default: twice the time from one packet of a device to its next, at most
+    /// [`DEFAULT_DELAY`].
     pub delay: Option<Duration>,
     /// Silence of a device after which the NAT forgets its port: its next packet comes from another. Default: never.
     pub nat_timeout: Option<Duration>,
@@ -198,6 +206,9 @@ pub(crate) fn chance(seed: u64) -> Rng {
 fn explain_socket(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EMFILE | Errno::ENFILE) => "too many open files; raise ulimit -n".to_owned(),
+        Some(Errno::EADDRINUSE | Errno::EADDRNOTAVAIL) => {
+            "no free port; widen net.ipv4.ip_local_port_range or lower --sockets".to_owned()
+        }
         _ => format!("{error}; check the address of the gateway"),
     }
 }
@@ -228,6 +239,10 @@ impl Config {
         }
         if let Some(rate) = self.rate.filter(|rate| !(1..=MAX_RATE).contains(rate)) {
             return refuse(format!("{rate} packets a second: between 1 and {MAX_RATE} can be sent"));
+        }
+        if self.rate.is_some() && self.relays > 0 {
+            let refusal = "relays cannot have a rate: what they hear would pile up; give the fleet a cadence";
+            return refuse(refusal.to_owned());
         }
         if self.packets == Some(0) {
             return refuse("0 packets: at least 1 is needed".to_owned());
@@ -277,7 +292,7 @@ impl Config {
             Some(rate) => Duration::from_secs_f64(f64::from(self.devices) / f64::from(rate)),
             None => self.cadence,
         };
-        self.delay.unwrap_or(2 * interval)
+        self.delay.unwrap_or_else(|| DEFAULT_DELAY.min(2 * interval))
     }
 
     /// Makes the identities of all devices, for a gateway's configuration. About 0.1 ms each.
