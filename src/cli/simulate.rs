@@ -57,11 +57,19 @@ async fn beside(gateway: Option<Client>, config: Config, expect_all: bool) -> Re
     };
     print(format!("{summary}\n").as_bytes())?;
     let Some(watched) = watched else { return Ok(()) };
-    let comparison = watched.compare(&summary).await.map_err(Failure::running)?;
+    let again = self::interrupted()?;
+    let comparison = tokio::select! {
+        comparison = watched.compare(&summary) => comparison.map_err(Failure::running)?,
+        signal = again => {
+            let text = format!("ended by {signal} before the counters of the gateway stood still; nothing was compared");
+            return Err(Failure::Running(text));
+        }
+    };
     print(format!("{comparison}\n").as_bytes())?;
     match comparison.unexplained() {
         Some(difference) if expect_all => Err(Failure::Running(difference)),
-        _ => Ok(()),
+        Some(difference) => print(format!("  {difference}\n").as_bytes()),
+        None => Ok(()),
     }
 }
 

@@ -300,6 +300,17 @@ fn run(gateway: SocketAddr, arguments: &[&str]) -> (Option<i32>, String, String)
 }
 
 #[test]
+fn what_a_gateway_counted_otherwise_is_told_whether_or_not_it_is_expected() {
+    let weak = Weak::start(Weakness::Forgets);
+    let fleet = ["--packets", "8", "--cadence", "1ms", "--duplicate", "100", "--gateway-api"];
+    let api = format!("http://{}", weak.http);
+    let (code, told, complaint) = run(weak.udp, &[&fleet[..], &[&api]].concat());
+    assert_eq!((code, complaint.as_str()), (Some(0), ""), "{told}");
+    let difference = "the gateway did not count what was sent: accepted +8, duplicate -8";
+    assert!(told.lines().last().unwrap().trim_start().starts_with(difference), "{told}");
+}
+
+#[test]
 fn the_exit_code_tells_whether_anything_got_through() {
     let (sound, weak) = (Weak::start(Weakness::Sound), Weak::start(Weakness::Forgets));
     let attack = |gateway: &Weak| {
