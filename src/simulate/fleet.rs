@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::device::{Device, Reception, Settings};
 use super::keys::{CloudKey, NetworkKeys};
 use super::link::Link;
+use super::network::{MAX_HELD, Room};
 use super::ports::{self, Ports};
 use super::relay::Children;
 use super::schedule::Deal;
@@ -78,6 +79,8 @@ pub(super) struct World {
     started: Timestamp,
     /// Different in each run: devices without time repeat all of their nonces but this.
     boot_seed: u64,
+    /// For what the network holds back.
+    pub(super) room: Room,
     /// The settings of devices, by whether they sleep and by whether they report at device level.
     settings: [[Arc<Settings>; 2]; 2],
 }
@@ -104,7 +107,8 @@ impl World {
         let settings = [false, true].map(|sleeping| [false, true].map(|device_level| settings(sleeping, device_level)));
         stats.want_rate(config.rate.unwrap_or(0));
         let (start, started, boot_seed) = (Instant::now(), clock.now(), fastrand::u64(..));
-        Ok(Self { config, clock, stats, start, started, boot_seed, settings })
+        let room = Room::new(MAX_HELD);
+        Ok(Self { config, clock, stats, start, started, boot_seed, room, settings })
     }
 
     /// Boots device `index`, at uptime `now`. What it is and does follows from the seed, its entropy does not.

@@ -415,6 +415,28 @@ async fn what_is_held_back_is_overtaken_and_leaves_at_last_when_the_fleet_is_sto
 }
 
 #[tokio::test]
+async fn what_finds_no_room_to_be_held_back_leaves_at_once_and_is_counted() {
+    let gateway = Gateway::open().await;
+    let delay = Some(Duration::from_secs(3600));
+    let config = Config { devices: 2, packets: Some(20), reorder: 1.0, delay, ..lively(&gateway) };
+    let mut world = World::new(config, Clock::default(), Arc::default()).unwrap();
+    world.room = Room::new(7);
+    let (world, (stop, stopped)) = (Arc::new(world), watch::channel(false));
+    let mut links = JoinSet::new();
+    for link in open_links(&world).unwrap() {
+        links.spawn(link.live(stopped.clone()));
+    }
+    // All but the two boots are to be held back.
+    while world.stats.get(Count::NotHeld) < 11 {
+        tokio::task::yield_now().await;
+    }
+    stop.send(true).unwrap();
+    ended(&mut links).await.unwrap();
+    assert_eq!([Count::HeldBack, Count::NotHeld, Count::ToAccept].map(|count| world.stats.get(count)), [7, 11, 20]);
+    assert!((0..7).all(|_| world.room.take()) && !world.room.take(), "all is given back");
+}
+
+#[tokio::test]
 async fn lost_downlinks_are_not_heard() {
     let mut gateway = Gateway::open().await;
     let config = Config { devices: 1, downlink_loss: 1.0, ..lively(&gateway) };

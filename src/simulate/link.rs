@@ -31,10 +31,6 @@ const ARRIVALS_AT_ONCE: usize = WAKES_AT_ONCE;
 /// How long a fleet listens for the last answers, once all packets are made: far longer than a round trip.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Datagrams of a link that are held back at once. What would be more leaves in its place, so that a slow network costs
-/// bounded memory: about 200 bytes each.
-const MAX_HELD: usize = 10_000;
-
 /// Some devices, and the ports they send from.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -237,8 +233,11 @@ impl Link {
 
     /// Lets a datagram go on, at once or when it was `held` long enough.
     fn travel(&mut self, sent: Sent, bytes: Vec<u8>, copy_held: CopyHeld, held: Option<Duration>, now: Duration) {
-        let room = self.held.waiting.len() < MAX_HELD;
-        match held.filter(|_| room) {
+        match held {
+            Some(_) if !self.world.room.take() => {
+                self.world.stats.add(Count::NotHeld);
+                self.leave(sent, bytes, copy_held, now);
+            }
             Some(hold) => {
                 self.world.stats.add(Count::HeldBack);
                 self.held.count += 1;
@@ -253,6 +252,7 @@ impl Link {
         let first = self.held.waiting.first_entry().filter(|first| first.key().0 <= now);
         let Some(first) = first else { return false };
         let ((due, _), (sent, bytes, copy_held)) = first.remove_entry();
+        self.world.room.give_back();
         self.leave(sent, bytes, copy_held, due);
         true
     }

@@ -3,9 +3,34 @@
 //! What happens to the packet with a given sequence of a given device follows from these and the seed of the fleet alone,
 //! not from what other devices do or how fast the machine is.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::Config;
+
+/// Datagrams of a fleet that are held back at once, so that a slow network costs bounded memory: some 100 MB.
+pub(super) const MAX_HELD: usize = 500_000;
+
+/// Room for what is held back. What finds none leaves in its place; which that is does depend on how fast the machine is.
+#[derive(Debug)]
+pub(super) struct Room(AtomicUsize);
+
+impl Room {
+    /// For so many.
+    pub(super) const fn new(places: usize) -> Self {
+        Self(AtomicUsize::new(places))
+    }
+
+    /// Takes a place; false if there is none.
+    pub(super) fn take(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |places| places.checked_sub(1)).is_ok()
+    }
+
+    /// Gives one back.
+    pub(super) fn give_back(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 /// What becomes of one uplink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -38,6 +38,8 @@ pub enum Count {
     Copies,
     /// Datagrams and copies that were held back on the way.
     HeldBack,
+    /// Those that were not, because too many were at once.
+    NotHeld,
     /// Datagrams that left for the gateway and that it should count.
     ToAccept,
     /// Copies that left for the gateway and that it should see through.
@@ -80,7 +82,7 @@ pub enum Count {
 
 impl Count {
     /// Every count, in the order of the summary.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Booted,
         Self::KeyIds,
         Self::Telemetry,
@@ -92,6 +94,7 @@ impl Count {
         Self::Lost,
         Self::Copies,
         Self::HeldBack,
+        Self::NotHeld,
         Self::ToAccept,
         Self::ToDuplicate,
         Self::TooLate,
@@ -130,6 +133,7 @@ impl Count {
             Self::Lost => "lost on the way",
             Self::Copies => "copies made on the way",
             Self::HeldBack => "held back on the way",
+            Self::NotHeld => "not held back for want of room",
             Self::ToAccept => "to be accepted by the gateway",
             Self::ToDuplicate => "to be seen as duplicates",
             Self::TooLate => "to be refused as too old",
