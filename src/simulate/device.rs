@@ -235,11 +235,12 @@ impl Device {
         time.after(now.saturating_sub(at))
     }
 
-    /// Its time has come: KEY_IDS right after boot, telemetry from then on, and what a relay has heard.
-    pub fn on_timer(&mut self, now: Duration) -> Wake {
+    /// Its time has come: KEY_IDS right after boot, telemetry from then on, and what a relay has heard. The uptime at which
+    /// it should have come is `due`: what it decides follows from that, so that a late machine makes no difference.
+    pub fn on_timer(&mut self, due: Duration, now: Duration) -> Wake {
         let relays = self.relays_next();
         if !relays {
-            self.next_send_at = now + self.interval();
+            self.next_send_at = due + self.interval();
         }
         if !self.booted {
             self.booted = true;
@@ -249,11 +250,11 @@ impl Device {
             self.unanswered = 0;
             return Wake::Reopen;
         }
-        if relays && let Some(container) = self.children.as_mut().and_then(|children| children.container(now)) {
+        if relays && let Some(container) = self.children.as_mut().and_then(|children| children.container(due)) {
             let uplink = self.seal(now, PacketType::RECEIVED_EPACKET, Level::Device, container.payload(), false);
             return Wake::Send(Uplink { entries: container.entries(), ..uplink });
         }
-        let payload = self.readings(now);
+        let payload = self.readings(due, now);
         let asks = self.choices.f64() < self.settings.ack_share;
         Wake::Send(self.seal(now, PacketType::TDF, self.settings.telemetry, &payload, asks))
     }
@@ -381,10 +382,10 @@ impl Device {
         self.settings.cadence.mul_f64(1.0 + swing)
     }
 
-    fn readings(&mut self, now: Duration) -> Vec<u8> {
+    fn readings(&mut self, due: Duration, now: Duration) -> Vec<u8> {
         let mut payload = Vec::new();
-        if now >= self.next_announce_at {
-            self.next_announce_at = now + self.settings.announce_every;
+        if due >= self.next_announce_at {
+            self.next_announce_at = due + self.settings.announce_every;
             telemetry::announce(uptime(now), self.settings.reboots, &mut payload);
         }
         telemetry::measurement(self.gps_time(now), self.choices.u32(..), &mut payload);

@@ -49,7 +49,7 @@ fn booted(settings: Settings) -> Device {
 }
 
 fn started(mut device: Device) -> Device {
-    sent(device.on_timer(Duration::ZERO));
+    sent(device.on_timer(Duration::ZERO, Duration::ZERO));
     device
 }
 
@@ -105,7 +105,7 @@ fn silence(device: &mut Device, until: Duration) -> Vec<(u64, u8, bool, u32, u16
     let mut seen = Vec::new();
     while device.next_send_at() <= until {
         let now = device.next_send_at();
-        if let Wake::Send(uplink) = device.on_timer(now) {
+        if let Wake::Send(uplink) = device.on_timer(now, now) {
             let header = header(&uplink);
             assert_eq!(uplink.asks, header.flags.contains(Flags::ACK_REQUEST));
             seen.push((now.as_secs(), header.packet_type.0, uplink.asks, header.gps_time, header.sequence));
@@ -132,8 +132,10 @@ fn captured(name: &str) -> Vec<(u64, u8, bool, u32, u16)> {
 
 #[test]
 fn the_first_packet_is_that_of_captured_firmware() {
-    let uplink =
-        sent(device(Settings { reception: Reception::AfterSending(SECOND), ..settings() }).on_timer(Duration::ZERO));
+    let uplink = sent(
+        device(Settings { reception: Reception::AfterSending(SECOND), ..settings() })
+            .on_timer(Duration::ZERO, Duration::ZERO),
+    );
     assert_eq!(uplink.bytes.len(), 41);
     let header = header(&uplink);
     assert_eq!((header.packet_type.0, header.flags.0, header.key_id, header.sequence), (127, 0, NETWORK, 0));
@@ -154,8 +156,8 @@ fn after_asking_in_vain_it_reopens_and_the_packet_takes_no_sequence() {
     let mut device = device(settings());
     silence(&mut device, 10 * SECOND);
     assert_eq!(device.next_send_at(), 12 * SECOND);
-    assert_eq!(device.on_timer(12 * SECOND), Wake::Reopen);
-    assert_eq!(header(&sent(device.on_timer(14 * SECOND))).sequence, 6);
+    assert_eq!(device.on_timer(12 * SECOND, 12 * SECOND), Wake::Reopen);
+    assert_eq!(header(&sent(device.on_timer(14 * SECOND, 14 * SECOND))).sequence, 6);
 }
 
 #[test]
@@ -168,7 +170,8 @@ fn an_acknowledgement_ends_the_asking_and_tells_the_round_trip() {
         let reaction = device.on_datagram(6 * SECOND + Duration::from_millis(20), &mut ack.clone());
         assert_eq!(reaction, Reaction { heard: Heard::Ack(Some(Duration::from_millis(20))), reply: None });
         assert_eq!(device.on_datagram(7 * SECOND, &mut ack).heard, Heard::Ack(None), "a second one finds nothing");
-        let asks: Vec<bool> = (4..7).map(|half| sent(device.on_timer(2 * half * SECOND)).asks).collect();
+        let asks: Vec<bool> =
+            (4..7).map(|half| sent(device.on_timer(2 * half * SECOND, 2 * half * SECOND)).asks).collect();
         assert_eq!(asks, [false, false, true]);
     }
 }
@@ -185,7 +188,7 @@ fn an_acknowledgement_of_any_other_length_is_none() {
 #[test]
 fn telemetry_asks_on_its_own_account_in_the_configured_share() {
     let mut device = booted(Settings { ack_share: 1.0, ..settings() });
-    assert!(sent(device.on_timer(2 * SECOND)).asks);
+    assert!(sent(device.on_timer(2 * SECOND, 2 * SECOND)).asks);
     let mut ack = plain(PacketType::ACK, Level::Network, &1_u16.to_le_bytes());
     assert_eq!(device.on_datagram(3 * SECOND, &mut ack).heard, Heard::Ack(Some(SECOND)));
 }
@@ -226,7 +229,7 @@ fn two_boots_without_time_repeat_time_and_sequence_but_no_frame_and_a_gateway_co
     let mut boots = Vec::new();
     for entropy in [1, 2] {
         let mut device = Device::new(identity().id, settings(), Rng::with_seed(entropy));
-        let uplinks: Vec<_> = (0..3).map(|step| sent(device.on_timer(2 * step * SECOND))).collect();
+        let uplinks: Vec<_> = (0..3).map(|step| sent(device.on_timer(2 * step * SECOND, 2 * step * SECOND))).collect();
         for uplink in &uplinks {
             let record = |verified: &Verified<'_>| {
                 let at = Timestamp::from_gps(GPS);
@@ -327,7 +330,7 @@ fn a_key_question_is_answered_once_in_a_second_and_is_no_sign_of_life() {
     assert_eq!(header(&ask(1000).reply.unwrap()).packet_type, PacketType::KEY_IDS);
     assert_eq!(ask(1999), Reaction { heard: Heard::KeyQuestion, reply: None });
     assert!(ask(2000).reply.is_some());
-    assert!(sent(device.on_timer(5 * SECOND)).asks, "still nothing was heard");
+    assert!(sent(device.on_timer(5 * SECOND, 5 * SECOND)).asks, "still nothing was heard");
 }
 
 #[test]
@@ -339,7 +342,7 @@ fn a_sleeping_device_hears_for_a_while_after_it_sent_and_nothing_later() {
     assert_eq!(device.on_datagram(at(900), &mut echo()).heard, Heard::Echo);
     assert_eq!(device.on_datagram(at(1800), &mut echo()).heard, Heard::Echo, "its answer kept it awake");
     assert_eq!(device.on_datagram(at(2800), &mut echo()), Reaction { heard: Heard::Asleep, reply: None });
-    assert!(sent(device.on_timer(at(10_000))).asks, "what it missed is no sign of life");
+    assert!(sent(device.on_timer(at(10_000), at(10_000))).asks, "what it missed is no sign of life");
 }
 
 #[test]
@@ -349,7 +352,7 @@ fn the_interface_flags_tell_how_it_listens() {
         (Reception::AfterSending(SECOND), 0),
         (Reception::AfterSending(Duration::ZERO), Flags::SINGLE_TX),
     ] {
-        let uplink = sent(device(Settings { reception, ..settings() }).on_timer(Duration::ZERO));
+        let uplink = sent(device(Settings { reception, ..settings() }).on_timer(Duration::ZERO, Duration::ZERO));
         assert_eq!(header(&uplink).flags.0, flags);
     }
 }
@@ -357,13 +360,13 @@ fn the_interface_flags_tell_how_it_listens() {
 #[test]
 fn the_sequence_runs_over_all_types_and_both_levels_and_wraps() {
     let mut device = booted(Settings { telemetry: Level::Device, ..settings() });
-    assert_eq!(header(&sent(device.on_timer(2 * SECOND))).sequence, 1);
+    assert_eq!(header(&sent(device.on_timer(2 * SECOND, 2 * SECOND))).sequence, 1);
     let echo = plain(PacketType::ECHO_REQ, Level::Network, &[1]);
     for expected in 2..=u16::MAX {
         let reply = device.on_datagram(3 * SECOND, &mut echo.clone()).reply.unwrap();
         assert_eq!(reply.bytes[18..20], expected.to_le_bytes());
     }
-    let wrapped = header(&sent(device.on_timer(4 * SECOND)));
+    let wrapped = header(&sent(device.on_timer(4 * SECOND, 4 * SECOND)));
     assert_eq!((wrapped.sequence, wrapped.level()), (0, Level::Device));
 }
 
@@ -373,7 +376,8 @@ fn the_key_follows_the_day_of_its_own_clock() {
     for telemetry in [Level::Network, Level::Device] {
         let device = device(Settings { telemetry, ..settings() });
         let mut device = started(device.with_clock(Duration::ZERO, Timestamp(midnight.0 - 3000)));
-        let days = [1, 2, 3].map(|half| header(&sent(device.on_timer(2 * half * SECOND))).rotation());
+        let days =
+            [1, 2, 3].map(|half| header(&sent(device.on_timer(2 * half * SECOND, 2 * half * SECOND))).rotation());
         assert_eq!(days, [17_123, 17_124, 17_124], "each of them opened");
     }
 }
@@ -382,7 +386,7 @@ fn the_key_follows_the_day_of_its_own_clock() {
 fn the_first_telemetry_announces_and_then_one_each_period() {
     let mut device = booted(Settings { ack_after: 3600 * SECOND, ..settings() });
     let with_announce = [20_u32, 40, 60, 80, 100, 140].map(|now| {
-        let scan = tdf::scan(&payload(&sent(device.on_timer(now * SECOND))));
+        let scan = tdf::scan(&payload(&sent(device.on_timer(now * SECOND, now * SECOND))));
         assert_eq!(scan.fault, None);
         scan.announce.map(|announce| (announce.uptime == now, announce.reboots))
     });
@@ -395,7 +399,7 @@ fn intervals_stay_within_the_jitter_and_differ() {
     let mut intervals = Vec::new();
     for _ in 0..100 {
         let now = device.next_send_at();
-        device.on_timer(now);
+        device.on_timer(now, now);
         intervals.push(device.next_send_at() - now);
     }
     assert!(intervals.iter().all(|interval| (1500..=2500).contains(&interval.as_millis())), "{intervals:?}");
@@ -410,7 +414,7 @@ fn two_boots_do_the_same_at_the_same_times_and_differ_in_entropy_alone() {
         let mut told = Vec::new();
         for _ in 0..40 {
             let now = device.next_send_at();
-            if let Wake::Send(uplink) = device.on_timer(now) {
+            if let Wake::Send(uplink) = device.on_timer(now, now) {
                 told.push((now, uplink.asks, payload(&uplink), header(&uplink)));
             }
         }
@@ -430,7 +434,7 @@ fn two_boots_do_the_same_at_the_same_times_and_differ_in_entropy_alone() {
 fn a_device_is_small_and_an_acknowledged_one_holds_nothing_beside() {
     assert!(size_of::<Device>() <= 200, "{} bytes", size_of::<Device>());
     let mut device = booted(Settings { ack_share: 1.0, ..settings() });
-    sent(device.on_timer(2 * SECOND));
+    sent(device.on_timer(2 * SECOND, 2 * SECOND));
     assert!(device.awaited.capacity() > 0);
     device.on_datagram(2 * SECOND, &mut plain(PacketType::ACK, Level::Network, &1_u16.to_le_bytes()));
     assert_eq!(device.awaited.capacity(), 0);

@@ -111,8 +111,9 @@ impl World {
         Ok(Self { config, clock, stats, start, started, boot_seed, room, settings })
     }
 
-    /// Boots device `index`, at uptime `now`. What it is and does follows from the seed, its entropy does not.
-    pub(super) fn boot(&self, index: u32, now: Duration) -> Device {
+    /// Boots device `index`, due `booted_after` the start and now at uptime `now`. What it is and does follows from the seed,
+    /// its entropy does not.
+    pub(super) fn boot(&self, index: u32, booted_after: Duration, now: Duration) -> Device {
         let config = &self.config;
         let mut kind = chance(u64::from(config.seed) << 32 | u64::from(index));
         let relays = index < config.relays;
@@ -124,7 +125,6 @@ impl World {
         let device = Device::new(identity::device_id(config.seed, index), settings, entropy);
         self.stats.add(Count::Booted);
         let device = if kept_time { device.with_clock(now, self.clock.now()) } else { device };
-        let booted_after = self.start.elapsed().saturating_sub(now);
         let hears = || Children::new(config, index, self.boot_seed, self.started, booted_after);
         // A CloudKey was made of the public key, so there are children.
         match relays.then(hears).flatten() {

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::super::{LONGEST_TIME, MAX_DEVICES};
 use super::*;
-use crate::auth::keys::{FACTORY_NETWORK, Interface, KeyRing};
+use crate::auth::keys::{DeviceKey, FACTORY_NETWORK, Interface, KeyPair, KeyRing};
 use crate::auth::{Authenticator, Verified};
 use crate::id::DeviceId;
 use crate::wire::control;
@@ -319,6 +319,9 @@ fn no_socket_is_explained_with_a_remedy() {
 async fn recorded(config: Config) -> (Summary, BTreeMap<DeviceId, Vec<Header>>) {
     let mut gateway = Gateway::open().await;
     let config = Config { gateway: gateway.socket.local_addr().unwrap(), ..config };
+    for relay in config.identities().unwrap().into_iter().take(config.relays as usize) {
+        gateway.ring.set_device(relay.id, DeviceKey { key_id: Some(relay.key_id), root: relay.root }, None);
+    }
     let never = std::future::pending();
     let mut fleet = std::pin::pin!(super::super::run(config, Clock::default(), Arc::default(), never));
     let summary = loop {
@@ -375,6 +378,28 @@ async fn the_same_seed_makes_the_same_losses_copies_questions_and_order_of_each_
     assert_eq!(reordered, decisions(troubled(1, 0.5)).await);
     assert_ne!(first, reordered);
     assert_eq!(first, sorted(reordered), "holding back changes nothing else");
+}
+
+#[tokio::test]
+async fn the_same_seed_makes_relays_pass_on_the_same_however_late_they_are_woken() {
+    let cloud_public = KeyPair::from_private([0x11; 32]).public();
+    let relays = || Config {
+        devices: 3,
+        relays: 3,
+        children: 5,
+        cloud_public,
+        packets: Some(150),
+        cadence: Duration::from_millis(7),
+        ..Config::default()
+    };
+    let passed_on = async || -> (u64, Vec<Vec<_>>) {
+        let (summary, heard) = recorded(relays()).await;
+        let packets = heard.into_values().map(|packets| packets.iter().map(decided).collect::<Vec<_>>()).collect();
+        (summary.get(Count::Entries), packets)
+    };
+    let (entries, packets) = passed_on().await;
+    assert!(entries > 100 && packets.iter().flatten().any(|(_, kind, _)| *kind == PacketType::RECEIVED_EPACKET.0));
+    assert_eq!((entries, packets), passed_on().await);
 }
 
 #[tokio::test]

@@ -160,15 +160,16 @@ impl Link {
         let uptime = now.saturating_sub(boot_at);
         // They boot in the order of their places.
         if at == self.members.len() {
-            let (device, expectation) = (self.world.boot(self.deal.index(at), uptime), Expectation::default());
+            let (device, expectation) = (self.world.boot(self.deal.index(at), boot_at, uptime), Expectation::default());
             // Neighbours share a port: they are due one after the other, and so leave together.
             let port = (at * self.ports.len() / self.deal.len()) as u8;
             self.members.push(Member { device, expectation, port });
         }
         let device = &mut self.members[at].device;
         let forgotten = is_forgotten(device, uptime, self.world.config.nat_timeout);
-        let wake = device.on_timer(uptime);
-        self.schedule.again(at, time + device.next_send_at().saturating_sub(uptime));
+        let wake = device.on_timer(time.saturating_sub(boot_at), uptime);
+        // What is left of what a relay has heard is due at once.
+        self.schedule.again(at, time.max(boot_at + device.next_send_at()));
         match wake {
             Wake::Send(mut uplink) => {
                 let fate = self.fate(at, &mut uplink);

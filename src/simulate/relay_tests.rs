@@ -190,7 +190,7 @@ fn a_relay_boots_as_every_device_and_sends_containers_under_its_own_key_beside_i
     let mut sent = Vec::new();
     while relay.next_send_at() <= 12 * SECOND {
         let now = relay.next_send_at();
-        let Wake::Send(mut uplink) = relay.on_timer(now) else { panic!("nothing asks") };
+        let Wake::Send(mut uplink) = relay.on_timer(now, now) else { panic!("nothing asks") };
         let header = *Frame::parse(&mut uplink.bytes, Layout::Unversioned).unwrap().header();
         assert_eq!((header.packet_type, header.sequence), (uplink.packet_type, sent.len() as u16));
         assert_eq!(header.flags.0 & 0x7fff, 0x3001, "carries, delivers and listens, as stock relays say");

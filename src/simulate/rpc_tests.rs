@@ -190,7 +190,7 @@ fn time_of(clock_at_boot: Option<Timestamp>) -> TimeInfo {
         None => device,
     };
     // Time 0 alone sets no clock; its key can be derived once a key of the level was in use.
-    assert!(matches!(device.on_timer(Duration::ZERO), Wake::Send(_)));
+    assert!(matches!(device.on_timer(Duration::ZERO, Duration::ZERO), Wake::Send(_)));
     let header = Header {
         packet_type: PacketType::RPC_CMD,
         flags: Flags(0),
