@@ -1,5 +1,7 @@
 //! Any bytes as a file, as a datagram, and as the plaintext of a packet of any type: explained without a panic, and every
 //! field where its bytes are.
+//!
+//! An input is a byte, the type of packet, and the bytes.
 #![no_main]
 
 use std::io::Cursor;
@@ -15,13 +17,13 @@ use libfuzzer_sys::fuzz_target;
 
 const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_400_001);
 
-fuzz_target!(|input: (u8, Vec<u8>)| {
-    let (kind, bytes) = input;
+fuzz_target!(|input: &[u8]| {
+    let Some((kind, bytes)) = input.split_first() else { return };
     let arguments = DecodeArgs { file: vec!["-".into()], brief: true, ..DecodeArgs::default() };
-    let (knowledge, stdin) = (Knowledge::default(), Cursor::new(bytes.clone()));
+    let (knowledge, stdin) = (Knowledge::default(), Cursor::new(bytes.to_vec()));
     let _ = run(&arguments, knowledge, NOW, stdin, std::io::sink(), &mut Vec::new());
-    explain(bytes.clone());
-    explain(sealed(PacketType(kind), &bytes));
+    explain(bytes.to_vec());
+    explain(sealed(PacketType(*kind), bytes));
 });
 
 fn sealed(packet_type: PacketType, plaintext: &[u8]) -> Vec<u8> {
