@@ -90,6 +90,8 @@ enum Weakness {
     ForgetsUntimed,
     /// Forgets a device over a forged packet of it.
     ForgetsDevices,
+    /// None: it acknowledges twice, so that the second one is still there when an attack begins.
+    RepeatsItself,
 }
 
 /// A gateway of a few lines, which knows the factory network.
@@ -127,7 +129,10 @@ impl Weak {
             let (disposition, answer) = self.take(&mut table, &mut buffer[..len], source);
             *table.datagrams.entry(disposition.to_owned()).or_default() += 1;
             if !answer.is_empty() {
-                socket.send_to(&answer, source).unwrap();
+                let times = if self.weakness == Weakness::RepeatsItself { 2 } else { 1 };
+                for _ in 0..times {
+                    socket.send_to(&answer, source).unwrap();
+                }
             }
         }
     }
@@ -178,7 +183,9 @@ impl Weak {
                 head.push(byte[0]);
             }
             let head = String::from_utf8(head).unwrap();
-            let (status, cursor, body) = self.answer(head.split(' ').nth(1).unwrap_or_default());
+            // A client that has ended meanwhile asks nothing.
+            let Some(path) = head.split(' ').nth(1) else { continue };
+            let (status, cursor, body) = self.answer(path);
             let len = body.len();
             let _ = write!(
                 stream,
@@ -234,8 +241,9 @@ fn status(table: &Table) -> GatewayStatus {
 }
 
 /// What each weakness must be found by, and no other attack may find anything.
-const FINDINGS: [(Weakness, &[(Kind, &str)]); 8] = [
+const FINDINGS: [(Weakness, &[(Kind, &str)]); 9] = [
     (Weakness::Sound, &[]),
+    (Weakness::RepeatsItself, &[]),
     (Weakness::Forgets, &[(Kind::Replay, "answers came back"), (Kind::Replay, "the route of 51a0")]),
     (Weakness::CountsCopies, &[(Kind::Replay, "though it said nothing")]),
     (Weakness::BelievesItself, &[(Kind::Reflection, "datagrams were accepted")]),
