@@ -1,8 +1,8 @@
 //! What a gateway should make of the packets of one device that leave for it. Pure.
 //!
 //! The simplest reckoning that is right for a device the gateway has not heard before, which boots once and whose boot is
-//! the first of its packets to leave. It shares no code with the rules of the gateway, so that each checks the other; only
-//! which times are fresh, it does not decide itself.
+//! the first of its packets to leave. It shares no code with the rules of the gateway, so that each checks the other, but for
+//! [`TimeClass`](crate::table::rules::TimeClass), which tells whoever asks which times are fresh.
 
 use std::collections::HashSet;
 

@@ -197,10 +197,10 @@ impl Outcome {
         self.findings.extend(some_of(moved, "routes"));
     }
 
-    // A challenge of a counted recording (rule R6) would come to the attacker, too, beside its acknowledgement. None is sent
-    // yet; once they are, one for each device and address in 10 s has to be allowed here.
     /// Nobody is answered, except for a packet that counted and may: it is acknowledged as every packet that counts.
     fn answers(&mut self, answers: &Answers, may_be: &BTreeMap<DeviceId, u64>) {
+        // A challenge of a counted recording (rule R6) would come to the attacker, too, beside its acknowledgement. Once a gateway
+        // sends such, one for each device and address in 10 s has to be allowed here.
         let allowed = |device: &Option<DeviceId>| device.and_then(|id| may_be.get(&id)).copied().unwrap_or(0);
         let too_many: u64 = answers.iter().map(|(device, count)| count.saturating_sub(allowed(device))).sum();
         let allowed = answers.values().sum::<u64>() - too_many;
