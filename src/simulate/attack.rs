@@ -16,8 +16,8 @@ use tokio::time::sleep;
 
 use super::forge::{self, Forged, Known};
 use super::verdict::{Answers, Kind, Outcome, Position, Seen, View};
-use super::victim::{Recording, Victim, open_socket};
-use super::{Config, SimulateError};
+use super::victim::{Recording, Victim};
+use super::{Config, SimulateError, chance, ports};
 use crate::client::{Client, ClientError};
 use crate::clock::Clock;
 use crate::id::DeviceId;
@@ -161,13 +161,15 @@ impl<'a> Attack<'a> {
         // A boot in the very second of a device's last packet, such as one of an earlier attack, cannot be told from a
         // recording, nor can what follows it.
         sleep(Duration::from_millis(1000 - clock.now().0 % 1000)).await;
+        // Those of the victims, the witness and the attacker.
+        let sockets = count as usize + 2;
         let mut victims = Vec::new();
         for index in 0..count {
-            victims.push(Victim::open(config, index, clock).await?);
+            victims.push(Victim::open(config, index, sockets, clock)?);
         }
-        let witness = Victim::open(config, count, clock).await?;
-        let attacker = open_socket(config.gateway, victims.len() + 2).await?;
-        let random = Rng::with_seed(config.seed.into());
+        let witness = Victim::open(config, count, sockets, clock)?;
+        let attacker = ports::open_one(config.gateway, sockets, sockets)?;
+        let random = chance(config.seed.into());
         let (uplinks, downlinks) = (Vec::new(), Vec::new());
         let mut attack = Self { config, plan, clock, victims, witness, attacker, uplinks, downlinks, random };
         attack.record().await?;

@@ -156,7 +156,7 @@ fn open_links(world: &Arc<World>) -> Result<Vec<Link>, SimulateError> {
     let mut opened = 0;
     let mut open = || {
         opened += 1;
-        ports::open(gateway).map_err(|source| SimulateError::Socket { number: opened, total, gateway, source })
+        ports::open_one(gateway, opened, total)
     };
     (0..links)
         .map(|link| {

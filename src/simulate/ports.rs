@@ -13,6 +13,8 @@ use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
 use tokio::io::{Interest, ReadBuf};
 use tokio::net::UdpSocket;
 
+use super::SimulateError;
+
 /// Most datagrams of one system call.
 const BATCH: usize = 64;
 
@@ -25,7 +27,7 @@ thread_local! {
 }
 
 /// Opens a socket towards `gateway`, on a port that the system chooses.
-pub(super) fn open(gateway: SocketAddr) -> io::Result<UdpSocket> {
+fn open(gateway: SocketAddr) -> io::Result<UdpSocket> {
     let any: IpAddr = match gateway {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -34,6 +36,11 @@ pub(super) fn open(gateway: SocketAddr) -> io::Result<UdpSocket> {
     socket.connect(gateway)?;
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket)
+}
+
+/// The same, as socket `number` of the `total` that are needed.
+pub(super) fn open_one(gateway: SocketAddr, number: usize, total: usize) -> Result<UdpSocket, SimulateError> {
+    open(gateway).map_err(|source| SimulateError::Socket { number, total, gateway, source })
 }
 
 /// The ports of a link. `T` is what is to be remembered of a datagram until it has left.

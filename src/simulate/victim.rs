@@ -1,7 +1,6 @@
 //! The honest devices of an attack: they report from sockets of their own and wait to be acknowledged, so that there is
 //! something to record and something to lose.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -9,7 +8,7 @@ use tokio::net::UdpSocket;
 use tokio::time::timeout;
 
 use super::identity::Identity;
-use super::{Config, SimulateError, telemetry};
+use super::{Config, SimulateError, ports, telemetry};
 use crate::auth::keys::{Interface, RootKey};
 use crate::auth::{open_with, seal_with};
 use crate::clock::{Clock, Timestamp};
@@ -37,20 +36,6 @@ pub(super) struct Victim {
     socket: UdpSocket,
 }
 
-/// A socket connected to the gateway. `number` is for the error: how many are needed up to this one.
-pub(super) async fn open_socket(gateway: SocketAddr, number: usize) -> Result<UdpSocket, SimulateError> {
-    let any: IpAddr = match gateway {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let open = async {
-        let socket = UdpSocket::bind((any, 0)).await?;
-        socket.connect(gateway).await?;
-        Ok(socket)
-    };
-    open.await.map_err(|source| SimulateError::Socket { number, total: number, gateway, source })
-}
-
 /// Something a device sent or would have sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Recording {
@@ -64,8 +49,8 @@ pub(super) struct Recording {
 
 impl Victim {
     /// Device `index` of the fleet, which boots now behind a socket of its own. Some are at device level, if the fleet has
-    /// such devices, and some without time.
-    pub(super) async fn open(config: &Config, index: u32, clock: Clock) -> Result<Self, SimulateError> {
+    /// such devices, and some without time. Of `sockets` in all it takes the one with its index.
+    pub(super) fn open(config: &Config, index: u32, sockets: usize, clock: Clock) -> Result<Self, SimulateError> {
         let identity = Identity::new(config.seed, index, &config.cloud_public).ok_or(SimulateError::WeakCloudKey)?;
         Ok(Self {
             identity,
@@ -77,7 +62,7 @@ impl Victim {
             booted_at: clock.now(),
             sequence: 0,
             random: Rng::with_seed(fastrand::u64(..)),
-            socket: open_socket(config.gateway, index as usize + 1).await?,
+            socket: ports::open_one(config.gateway, index as usize + 1, sockets)?,
         })
     }
 
