@@ -81,7 +81,8 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_RATE)))]
     #[arg(conflicts_with_all = ["cadence", "jitter", "relays"], help_heading = LOAD)]
     pub rate: Option<u32>,
-    /// Packets after which to stop; answers to the gateway come on top. Default: no limit
+    /// Packets after which to stop, those among them in whose place a device that is not answered opens a new socket; answers to the
+    /// gateway come on top. Default: no limit
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = LOAD)]
     pub packets: Option<u64>,
     /// How long to run. Default: until interrupted

@@ -107,7 +107,7 @@ pub struct Config {
     /// of cadence and jitter. Default: none.
     pub rate: Option<u32>,
     /// Ends the fleet when devices have made so many packets by themselves, at least 1; answers to the gateway come on top.
-    /// Default: none.
+    /// One in whose place a device opens a new socket is among them. Default: none.
     pub packets: Option<u64>,
     /// Probability that a datagram to the gateway is lost. Default 0.
     pub loss: f64,
