@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 use super::values::Fault;
 use super::{Missing, probe};
 use crate::auth::keys::KeyPair;
+use crate::quote::reason;
 
 /// Name of the gateway's own key in the data directory.
 const CLOUD_KEY: &str = "cloud-key";
@@ -244,12 +245,6 @@ fn is_a_key(path: &Path) -> bool {
     let mut ends = starts.map(|at| &text[at..]);
     let has_key = ends.any(|end| key_text(end.trim_ascii()).is_ok() || end.starts_with(b"ik_"));
     has_key || path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"ik"))
-}
-
-/// What the system says, without its number.
-fn reason(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }
 
 #[cfg(test)]
