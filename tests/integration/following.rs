@@ -3,13 +3,13 @@
 use lastroute::id::DeviceId;
 use serde_json::json;
 
-use crate::harness::{Client, Device, Events, Gateway};
+use crate::harness::{Client, Device, Events, Gateway, PATIENCE};
 
 const ID: DeviceId = DeviceId(7);
 
-/// How many packets the next event stands for.
+/// How many packets the next event stands for. Comments on the way do not make it wait longer.
 async fn heard(events: &mut Events) -> u64 {
-    let (name, data) = events.event().await;
+    let (name, data) = tokio::time::timeout(PATIENCE, events.event()).await.expect("an event in time");
     assert_eq!(name, "packet", "{data}");
     1 + data["missed"].as_u64().unwrap()
 }
