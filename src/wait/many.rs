@@ -393,6 +393,7 @@ mod tests {
         let (gateway, devices) = long_list();
         let wait = begin(&gateway, devices, Mode::Any).await;
         while gateway.waiters.waiting() == 0 {
+            assert!(!wait.is_finished());
             yield_now().await;
         }
         wait.abort();
@@ -406,6 +407,7 @@ mod tests {
         let full = gateway.begin(DeviceId(TURN as u64), None).await;
         let wait = begin(&gateway, devices, Mode::Any).await;
         while gateway.waiters.waiting() == 1 {
+            assert!(!wait.is_finished());
             yield_now().await;
         }
         // Of the first turn; it is found in the second one, together with the lack of a place.
