@@ -127,7 +127,7 @@ pub struct SimulateArgs {
     #[arg(long, requires = "gateway_api", help_heading = COMPARISON)]
     pub expect_all: bool,
     /// Attack the gateway, and tell what got through: replay, reflection, bit-flips, unknown-ids, several with commas
-    /// between them, or all. Exit code 1 if anything did. Default: no attack
+    /// between them, or all. Exit code 1 if anything did, or if too little arrived to tell. Default: no attack
     #[arg(long, value_name = "KINDS", conflicts_with_all = OF_A_FLEET, help_heading = ATTACK)]
     pub attack: Option<Kinds>,
     /// Datagrams of each kind of attack, 1 to 100000. Default: 1000
