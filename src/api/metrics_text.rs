@@ -273,7 +273,7 @@ impl Scrape {
         let waiting = ConstGauge::new(self.waiters.waiting() as f64);
         samples.one("waiters", "Waits for a packet that have not ended.", waiting)?;
         samples.one("wakes", "Waiters woken by a packet.", ConstCounter::new(self.waiters.woken()))?;
-        let help = "Time from a packet's wake-up to when the woken waiter ran.";
+        let help = "Time from a packet's wake-up to when the woken waiter ran; streams apart.";
         samples.one("wake_latency_seconds", help, self.waiters.latency())?;
         let waits = WaitOutcome::ALL.map(|outcome| (outcome.label(), self.waits[outcome as usize].read()));
         let counts = waits.iter().map(|(outcome, waits)| (outcome, ConstCounter::new(waits.count())));

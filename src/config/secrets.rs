@@ -348,8 +348,8 @@ mod tests {
                 assert_eq!([of_key.to_string(), of_api_keys.to_string()], [expected; 2], "{path}");
             }
         }
-        let fault = api_keys(Path::new("/home/ike/api.keys"), &mut Vec::new()).unwrap_err().to_string();
-        assert!(fault.starts_with("cannot read /home/ike/api.keys: "), "{fault}");
+        let fault = api_keys(Path::new("/etc/ike/api.keys"), &mut Vec::new()).unwrap_err().to_string();
+        assert!(fault.starts_with("cannot read /etc/ike/api.keys: "), "{fault}");
     }
 
     #[test]
