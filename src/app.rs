@@ -2,21 +2,23 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::api::access::Access;
 use crate::api::metrics_text::IngestSource;
-use crate::api::{self, Api, ApiConfig};
+use crate::api::{self, Api, ApiConfig, Parts};
 use crate::auth::keys::KeyRing;
 use crate::auth::nonce::OwnNonces;
 use crate::config::{ApiKey, Config, Network};
 use crate::ingest;
 use crate::ingest::pipeline::{Core, Pipeline, RefusalLog};
 use crate::metrics::{Counters, Tally};
+use crate::registry::{Configured, Live, OpenError, Registry};
 use crate::table::{RouteTable, TableConfig};
 use crate::udp::{BindError, BoundSocket, explain_bind};
 use crate::wait::PacketWaits;
@@ -25,6 +27,9 @@ use crate::waiters::Waiters;
 /// How long requests may take to end once the gateway stops. Ingest and joining fit in the second that is left of the 5 s
 /// an operator waits.
 const DRAIN: Duration = Duration::from_secs(4);
+
+/// How long closing the registry may take. What is then still in its write-ahead log is found there at the next start.
+const CLOSE: Duration = Duration::from_millis(800);
 
 /// Networks named in the log at the start; of more, only how many.
 const NETWORKS_NAMED: usize = 32;
@@ -60,13 +65,17 @@ pub enum StartError {
         /// What the system answered.
         source: io::Error,
     },
+    /// The registry cannot be opened.
+    #[error(transparent)]
+    Registry(#[from] OpenError),
     /// The system gives no more threads or file descriptors.
     #[error("cannot start a thread: {0}; raise the limits of the process")]
     Thread(#[from] io::Error),
 }
 
 impl App {
-    /// Binds every address before anything starts. If a thread cannot be started, those that run are told to stop.
+    /// Binds every address before anything starts, and loads the registry before the first datagram is looked at: those that
+    /// come meanwhile wait in their socket. If a thread cannot be started, those that run are told to stop.
     pub fn start(config: Config) -> Result<Self, StartError> {
         let receive_buffer = config.udp_receive_buffer;
         let sockets = config
@@ -78,8 +87,7 @@ impl App {
         let metrics = config.metrics_listen.map(|address| listen(address, "--metrics-listen")).transpose()?;
 
         let core = core(&config);
-        let sources: Vec<_> = sockets.iter().map(|socket| source(socket, receive_buffer)).collect();
-        name_networks(&config.networks);
+        let sources: Vec<_> = sockets.iter().map(source).collect();
         let (stop_api, api_stop) = watch::channel(false);
         let (stop_ingest, ingest_stop) = watch::channel(false);
         let (alive, ended) = watch::channel(None);
@@ -95,26 +103,43 @@ impl App {
             ingest_threads: Vec::new(),
             ended,
         };
-        for (socket, source) in sockets.into_iter().zip(&sources) {
-            let (core, counters, stop) = (core.clone(), source.counters.clone(), ingest_stop.clone());
-            let clock = config.clock;
+        let (clock, counters, of_api) = (config.clock, app.counters.clone(), core.clone());
+        let (networks, announced) = (config.networks.clone(), sources.clone());
+        let (told, opened) = mpsc::channel();
+        app.api_threads.push(spawn("api", alive.clone(), async move || {
+            let registry = match Registry::open(&config.data_dir, live(&config, &of_api), clock).await {
+                Ok(registry) => registry,
+                Err(error) => {
+                    // Whoever starts this thread listens until it is told.
+                    let _ = told.send(Err(error));
+                    return Ok(());
+                }
+            };
+            let keys = match registry.api_keys_in_force().await {
+                Ok(keys) => keys,
+                Err(error) => {
+                    let _ = told.send(Err(error));
+                    return Ok(());
+                }
+            };
+            let _ = told.send(Ok(()));
+            let api = api(&config, &of_api, registry.clone(), sources);
+            keys.iter().for_each(|key| api.access().add(key));
+            serve(Arc::new(api), http, metrics, api_stop).await?;
+            let _ = timeout(CLOSE, registry.close()).await;
+            Ok(())
+        })?);
+        opened.recv().unwrap_or(Err(OpenError::Ended))?;
+        // Not before: a start that fails is one line.
+        announced.iter().for_each(|source| announce(source, receive_buffer));
+        name_networks(&networks);
+        for (socket, counters) in sockets.into_iter().zip(counters) {
+            let (core, stop) = (core.clone(), ingest_stop.clone());
             app.ingest_threads.push(spawn("ingest", alive.clone(), async move || {
                 ingest::run(Arc::new(socket.register()?), Pipeline::new(core), counters, clock, stop).await;
                 Ok(())
             })?);
         }
-        let api = Arc::new(api(&config, &core, sources));
-        app.api_threads.push(spawn("api", alive, async move || {
-            let serving = api::serve(http.try_into()?, api.clone(), api_stop.clone(), DRAIN);
-            match metrics {
-                Some(metrics) => {
-                    let metrics = api::serve_metrics(metrics.try_into()?, api, api_stop, DRAIN);
-                    tokio::join!(serving, metrics);
-                }
-                None => serving.await,
-            }
-            Ok(())
-        })?);
         Ok(app)
     }
 
@@ -181,6 +206,38 @@ fn core(config: &Config) -> Arc<Core> {
     })
 }
 
+/// Serves the API, and the metrics where they are served apart, until told to stop.
+async fn serve(
+    api: Arc<Api>,
+    http: TcpListener,
+    metrics: Option<TcpListener>,
+    stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let serving = api::serve(http.try_into()?, api.clone(), stop.clone(), DRAIN);
+    match metrics {
+        Some(metrics) => {
+            tokio::join!(serving, api::serve_metrics(metrics.try_into()?, api, stop, DRAIN));
+        }
+        None => serving.await,
+    }
+    Ok(())
+}
+
+/// What the registry keeps up to date, and what it leaves to the configuration.
+fn live(config: &Config, core: &Core) -> Live {
+    let configured = Configured {
+        networks: config.networks.iter().map(|network| network.id).collect(),
+        devices: config.devices.iter().map(|device| device.id).collect(),
+    };
+    Live {
+        keys: core.keys.clone(),
+        table: core.table.clone(),
+        waiters: core.waiters.clone(),
+        cloud_keys: config.cloud_keys.clone(),
+        configured: Arc::new(configured),
+    }
+}
+
 /// What makes the epochs of this process differ from those of any other. Random rather than a time: clocks are set back.
 fn random_u32() -> u32 {
     use std::hash::{BuildHasher, RandomState};
@@ -195,8 +252,13 @@ fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, StartE
     bound.map_err(|source| StartError::Tcp { address, flag, source })
 }
 
-fn source(socket: &BoundSocket, wanted: usize) -> IngestSource {
+fn source(socket: &BoundSocket) -> IngestSource {
     let (listen, receive_buffer) = (socket.address(), socket.receive_buffer());
+    IngestSource { listen, receive_buffer, counters: Arc::new(Counters::default()) }
+}
+
+fn announce(source: &IngestSource, wanted: usize) {
+    let IngestSource { listen, receive_buffer, .. } = *source;
     tracing::info!(%listen, receive_buffer, "receiving");
     if receive_buffer < wanted {
         tracing::warn!(
@@ -204,7 +266,6 @@ fn source(socket: &BoundSocket, wanted: usize) -> IngestSource {
             "the system gives a smaller receive buffer; raise net.core.rmem_max, or grant CAP_NET_ADMIN"
         );
     }
-    IngestSource { listen, receive_buffer, counters: Arc::new(Counters::default()) }
 }
 
 fn name_networks(networks: &[Network]) {
@@ -254,11 +315,18 @@ fn join(threads: &mut Vec<JoinHandle<()>>) {
     }
 }
 
-fn api(config: &Config, core: &Core, sources: Vec<IngestSource>) -> Api {
-    let access = Access::of_keys(config.api_keys.iter().map(ApiKey::text));
-    let bounds = ApiConfig { waits_per_credential: config.waiters_per_credential, ..ApiConfig::default() };
-    let (table, waiters, moves) = (core.table.clone(), core.waiters.clone(), core.moves.clone());
-    Api::new(table, waiters, moves, config.clock, access, sources, bounds)
+fn api(config: &Config, core: &Core, registry: Registry, ingest: Vec<IngestSource>) -> Api {
+    let administrators = config.api_keys.iter().map(ApiKey::text);
+    Api::new(Parts {
+        table: core.table.clone(),
+        waiters: core.waiters.clone(),
+        moves: core.moves.clone(),
+        registry,
+        clock: config.clock,
+        access: Access::of_keys(administrators).with_tokens(config.tokens.clone()),
+        ingest,
+        config: ApiConfig { waits_per_credential: config.waiters_per_credential, ..ApiConfig::default() },
+    })
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 //!
 //! Decisions are pure code over bytes, addresses and `now`; sockets and HTTP sit at the edge. Imports point down:
 //! [`id`], [`clock`], [`metrics`], [`quote`]; [`wire`]; [`auth`]; [`table`]: up to here without runtime, sockets or files, and
-//! built alone without the feature `server`, then `udp`, `waiters`, `status`, `duration`; `ingest`, `wait`, `client`,
-//! `decode`; `simulate`; `api`; `config`; `app`, `top`; `demo`; `cli`. ARCHITECTURE.md has the map, docs/protocol.md the wire
-//! facts.
+//! built alone without the feature `server`, then `udp`, `waiters`, `status`, `duration`; `records`, `ingest`, `wait`,
+//! `client`, `decode`; `registry`, `simulate`; `api`; `config`; `app`, `top`; `demo`; `cli`. ARCHITECTURE.md has the
+//! map, docs/protocol.md the wire facts.
 //!
 //! To run a gateway inside another program, see `app::App`; to wait for packets without HTTP, `wait::PacketWaits`.
 
@@ -35,6 +35,10 @@ pub mod demo;
 pub mod duration;
 #[cfg(feature = "server")]
 pub mod ingest;
+#[cfg(feature = "server")]
+pub mod records;
+#[cfg(feature = "server")]
+pub mod registry;
 #[cfg(feature = "server")]
 pub mod simulate;
 #[cfg(feature = "server")]

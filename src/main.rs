@@ -1,5 +1,6 @@
 //! The program. Exit code 2: the configuration is at fault; 1: it failed while running.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -9,7 +10,8 @@ fn main() -> ExitCode {
     match cli::run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("lastroute: {failure}");
+            // There is nobody to tell that standard error cannot be written.
+            drop(writeln!(std::io::stderr(), "lastroute: {failure}"));
             ExitCode::from(failure.exit_code())
         }
     }

@@ -8,12 +8,15 @@ use std::net::SocketAddr;
 
 use jiff::fmt::temporal::DateTimePrinter;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::clock::Timestamp;
 use crate::id::DeviceId;
 
 /// The body of `GET /gateway`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GatewayStatus {
     /// Version of the program.
@@ -45,7 +48,7 @@ pub struct GatewayStatus {
 }
 
 /// Devices with a record.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Devices {
     /// All of them.
@@ -57,7 +60,7 @@ pub struct Devices {
 }
 
 /// Devices by how long ago their last packet was counted. They are counted one by one, so seldom when they are many.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Heard {
     /// When they were counted.
@@ -71,7 +74,7 @@ pub struct Heard {
 }
 
 /// Who waits for packets.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Waiting {
     /// Waiters now, one for each device a request names.
@@ -81,7 +84,7 @@ pub struct Waiting {
 }
 
 /// A route that moved to another address. Of a route through a relay, both addresses are those of relays' datagrams.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteMove {
     /// Whose.
@@ -89,8 +92,10 @@ pub struct RouteMove {
     /// When.
     pub at: Time,
     /// Where it was heard before.
+    #[schema(value_type = String)]
     pub from: SocketAddr,
     /// Where it is heard now.
+    #[schema(value_type = String)]
     pub to: SocketAddr,
     /// What proved the packet that moved it: `network` or `device`.
     pub trust: String,
@@ -99,6 +104,15 @@ pub struct RouteMove {
 /// A moment, as RFC 3339 text in UTC with milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Time(pub Timestamp);
+
+impl PartialSchema for Time {
+    fn schema() -> RefOr<Schema> {
+        let format = SchemaFormat::KnownFormat(KnownFormat::DateTime);
+        ObjectBuilder::new().schema_type(Type::String).format(Some(format)).into()
+    }
+}
+
+impl ToSchema for Time {}
 
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,5 +1,6 @@
 //! The waiters under every order of steps that the shuttle scheduler comes up with: a packet that falls between the look
-//! and the sleep is never lost, and a wait that is given up leaves nothing.
+//! and the sleep is never lost, a wait that is given up leaves nothing, nobody goes on waiting for a deleted device, and who
+//! listens to an organisation hears of every packet or sees it.
 //!
 //! `cargo test --locked --features shuttle --test interleaving`. A waiter that nobody wakes is a deadlock, which the
 //! scheduler reports. It runs all atomic operations as sequentially consistent ones: what the fences are for is argued in
@@ -14,10 +15,11 @@ use std::task::{Context, Wake, Waker};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use lastroute::id::DeviceId;
-use lastroute::waiters::{Full, Waiters, WaitersConfig};
+use lastroute::id::{Cursor, DeviceId};
+use lastroute::waiters::feeds::{Listener, Read, Said};
+use lastroute::waiters::{Ended, Full, Subject, Waiters, WaitersConfig};
 use shuttle::future::block_on;
-use shuttle::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use shuttle::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use shuttle::thread;
 
 const DEVICE: DeviceId = DeviceId(7);
@@ -29,21 +31,46 @@ const PCT_DEPTH: usize = 3;
 /// A device whose packets are merely counted, and those who wait for it.
 struct Gateway {
     packets: AtomicU64,
+    /// Nothing more can come.
+    deleted: AtomicBool,
     waiters: Waiters,
 }
 
-type Wait = Pin<Box<dyn Future<Output = Result<u64, Full>> + Send>>;
+/// What one finds who waits for a device that may be deleted.
+#[derive(Debug, PartialEq, Eq)]
+enum Served {
+    Heard,
+    NoMore,
+}
+
+type Wait = Pin<Box<dyn Future<Output = Result<u64, Ended>> + Send>>;
 
 impl Gateway {
     fn new(per_device: usize) -> Arc<Self> {
         let waiters = Waiters::new(&WaitersConfig { per_device, total: 100 });
-        Arc::new(Self { packets: AtomicU64::new(0), waiters })
+        Arc::new(Self { packets: AtomicU64::new(0), deleted: AtomicBool::new(false), waiters })
     }
 
     /// As the ingest does it: first the packet, then the wake-up.
     fn hear(&self) {
         self.packets.fetch_add(1, Ordering::SeqCst);
         self.waiters.wake(DEVICE);
+    }
+
+    /// As the registry does it: first the deletion, then the dismissal.
+    fn delete(&self) {
+        self.deleted.store(true, Ordering::SeqCst);
+        self.waiters.dismiss(DEVICE);
+    }
+
+    /// Waits for a packet, or until the device is found to be deleted.
+    fn wait_while_served(self: &Arc<Self>) -> Result<Served, Ended> {
+        let look = || {
+            let heard = self.packets.load(Ordering::SeqCst) > 0;
+            let deleted = self.deleted.load(Ordering::SeqCst);
+            if deleted { Some(Served::NoMore) } else { heard.then_some(Served::Heard) }
+        };
+        block_on(self.waiters.wait(DEVICE, look))
     }
 
     /// Waits for a packet after the first `after`.
@@ -60,11 +87,11 @@ impl Gateway {
         assert_eq!(self.waiters.waiting(), 0);
         let mut waits: Vec<_> = (0..places).map(|_| self.wait(u64::MAX)).collect();
         assert!(waits.iter_mut().all(|wait| poll(wait, Waker::noop()).is_pending()));
-        assert_eq!(poll(&mut self.wait(0), Waker::noop()), std::task::Poll::Ready(Err(Full::Device)));
+        assert_eq!(poll(&mut self.wait(0), Waker::noop()), std::task::Poll::Ready(Err(Full::Device.into())));
     }
 }
 
-fn poll(wait: &mut Wait, waker: &Waker) -> std::task::Poll<Result<u64, Full>> {
+fn poll(wait: &mut Wait, waker: &Waker) -> std::task::Poll<Result<u64, Ended>> {
     wait.as_mut().poll(&mut Context::from_waker(waker))
 }
 
@@ -90,6 +117,52 @@ fn a_waiter_and_one_packet_come_out_right_in_every_order_there_is() {
     };
     shuttle::check_dfs(scenario, None);
     assert!(schedules.load(Ordering::Relaxed) > 1000, "too few for all orders of about 6 and 7 steps");
+}
+
+#[test]
+fn a_waiter_and_a_deletion_come_out_right_in_every_order_there_is() {
+    let (dismissed, looked) = (Arc::new(Tally::new(0)), Arc::new(Tally::new(0)));
+    let (seen_dismissed, seen_looked) = (Arc::clone(&dismissed), Arc::clone(&looked));
+    let scenario = move || {
+        let gateway = Gateway::new(1);
+        let waiter = thread::spawn({
+            let gateway = Arc::clone(&gateway);
+            move || gateway.wait_while_served()
+        });
+        gateway.delete();
+        let seen = match waiter.join().unwrap() {
+            Err(Ended::Dismissed) => &seen_dismissed,
+            Ok(Served::NoMore) => &seen_looked,
+            other => panic!("{other:?}"),
+        };
+        seen.fetch_add(1, Ordering::Relaxed);
+        gateway.assert_nothing_left(1);
+    };
+    shuttle::check_dfs(scenario, None);
+    assert!(dismissed.load(Ordering::Relaxed) > 100 && looked.load(Ordering::Relaxed) > 100, "either can come first");
+}
+
+#[test]
+fn whoever_waits_while_a_device_speaks_and_is_deleted_ends() {
+    explore(|| {
+        let gateway = Gateway::new(2);
+        let waiters: Vec<_> = (0..2)
+            .map(|_| {
+                let gateway = Arc::clone(&gateway);
+                thread::spawn(move || gateway.wait_while_served())
+            })
+            .collect();
+        let speaker = thread::spawn({
+            let gateway = Arc::clone(&gateway);
+            move || gateway.hear()
+        });
+        gateway.delete();
+        for waiter in waiters {
+            assert_ne!(waiter.join().unwrap(), Err(Full::Device.into()));
+        }
+        speaker.join().unwrap();
+        gateway.assert_nothing_left(2);
+    });
 }
 
 fn waiter_recorder_and_canceller() {
@@ -219,10 +292,103 @@ fn no_more_than_the_bound_wait_at_once() {
             })
             .collect();
         let results = crowd.into_iter().map(|waiter| waiter.join().unwrap());
-        let full = results.filter(|result| *result == Err(Full::Device)).count();
+        let full = results.filter(|result| *result == Err(Full::Device.into())).count();
         assert!(full <= 1, "two places were free");
         seen.fetch_add(full, Ordering::Relaxed);
         gateway.assert_nothing_left(2);
     });
     assert!(refused.load(Ordering::Relaxed) > 0, "no schedule filled the places");
+}
+
+const ORGANISATION: u32 = 3;
+
+/// Devices of an organisation whose packets are merely counted, and those who wait for any of them.
+struct Organisation {
+    packets: [AtomicU64; 2],
+    waiters: Arc<Waiters>,
+}
+
+impl Organisation {
+    fn new() -> Arc<Self> {
+        let waiters = Arc::new(Waiters::new(&WaitersConfig { per_device: 2, total: 100 }));
+        Arc::new(Self { packets: [AtomicU64::new(0), AtomicU64::new(0)], waiters })
+    }
+
+    /// As the ingest does it.
+    fn hear(&self, device: usize) {
+        let n = self.packets[device].fetch_add(1, Ordering::SeqCst) + 1;
+        let cursor = Cursor { epoch: 1, n };
+        self.waiters.heard(DeviceId(device as u64), cursor, || Some(ORGANISATION));
+    }
+
+    fn heard(&self) -> [u64; 2] {
+        [0, 1].map(|device| self.packets[device].load(Ordering::SeqCst))
+    }
+
+    /// Listens until each device has got this far, by what was seen at the beginning or read afterwards; returns how much was
+    /// read.
+    fn listen_until(self: &Arc<Self>, expected: [u64; 2]) -> usize {
+        let mut listener = Listener::new(Arc::clone(&self.waiters), ORGANISATION);
+        let (mut known, mut reads) = (self.heard(), 0);
+        while known != expected {
+            let Ok(read) = block_on(self.waiters.wait(Subject::Organisation(ORGANISATION), || listener.read())) else {
+                panic!("there is room")
+            };
+            let Read::Said(Said { device, cursor }) = read else { panic!("little is said") };
+            let known = &mut known[device.0 as usize];
+            assert!(cursor.n <= *known + 1, "{cursor:?} after {known}");
+            *known = cursor.n.max(*known);
+            reads += 1;
+        }
+        reads
+    }
+
+    fn assert_nothing_left(&self) {
+        assert_eq!(self.waiters.waiting(), 0);
+        self.waiters.heard(DeviceId(0), Cursor { epoch: 1, n: 1 }, || panic!("nobody listens"));
+    }
+}
+
+// Not all orders: whether two subjects share a lock is chance, and to go through all orders each run has to do the same.
+#[test]
+fn one_who_listens_sees_or_hears_of_a_packet_in_every_order() {
+    let (seen, read) = (Arc::new(Tally::new(0)), Arc::new(Tally::new(0)));
+    let (for_seen, for_read) = (Arc::clone(&seen), Arc::clone(&read));
+    explore(move || {
+        let organisation = Organisation::new();
+        let listener = thread::spawn({
+            let organisation = Arc::clone(&organisation);
+            move || organisation.listen_until([1, 0])
+        });
+        organisation.hear(0);
+        let reads = listener.join().unwrap();
+        let tally = if reads == 0 { &for_seen } else { &for_read };
+        tally.fetch_add(1, Ordering::Relaxed);
+        organisation.assert_nothing_left();
+    });
+    assert!(seen.load(Ordering::Relaxed) > 100 && read.load(Ordering::Relaxed) > 100, "either happens");
+}
+
+#[test]
+fn two_who_listen_hear_every_packet_of_two_devices_in_every_order() {
+    explore(|| {
+        let organisation = Organisation::new();
+        let listeners: Vec<_> = (0..2)
+            .map(|_| {
+                let organisation = Arc::clone(&organisation);
+                thread::spawn(move || organisation.listen_until([2, 1]))
+            })
+            .collect();
+        let speaker = thread::spawn({
+            let organisation = Arc::clone(&organisation);
+            move || organisation.hear(1)
+        });
+        organisation.hear(0);
+        organisation.hear(0);
+        speaker.join().unwrap();
+        for listener in listeners {
+            listener.join().unwrap();
+        }
+        organisation.assert_nothing_left();
+    });
 }

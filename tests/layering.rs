@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module of the crate root and its floor. `lib.rs` and `main.rs` stand above all.
-const FLOORS: [(&str, u8); 24] = [
+const FLOORS: [(&str, u8); 26] = [
     ("id", 0),
     ("clock", 0),
     ("metrics", 0),
@@ -18,10 +18,12 @@ const FLOORS: [(&str, u8); 24] = [
     ("waiters", 4),
     ("status", 4),
     ("duration", 4),
+    ("records", 5),
     ("ingest", 5),
     ("wait", 5),
     ("client", 5),
     ("decode", 5),
+    ("registry", 6),
     ("simulate", 6),
     ("api", 7),
     ("config", 8),

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use lastroute::auth::keys::{DeviceKey, Interface, KeyPair, KeyRing, RootKey};
+use lastroute::auth::keys::{DeviceKey, Interface, KeyPair, KeyRing, NetworkInfo, RootKey};
 use lastroute::auth::nonce::OwnNonces;
 use lastroute::auth::{open_with, seal_with};
 use lastroute::clock::Timestamp;
@@ -15,7 +15,8 @@ use lastroute::ingest::pipeline::{Core, Datagram, Pipeline, RefusalLog};
 use lastroute::metrics::Disposition;
 use lastroute::table::route::{Route, Snapshot, Trust};
 use lastroute::table::rules::NO_TIME_START;
-use lastroute::table::{RoutePolicy, RouteTable, TableConfig, Unregistered};
+use lastroute::table::{Registration, RoutePolicy, RouteTable, TableConfig, Unregistered};
+use lastroute::waiters::feeds::{Listener, Read, Said};
 use lastroute::waiters::{Waiters, WaitersConfig};
 use lastroute::wire::container::{BtAddress, Content, Entry, RouteInterface};
 use lastroute::wire::frame::{Flags, Frame, Header, Layout, Level, PacketType};
@@ -125,6 +126,20 @@ fn announce(id: u32) -> Vec<u8> {
     let (board_crc, kv_crc, blocks, uptime, reboots, flags) = (None, 0, 0, 20, 1, 0);
     Announce { application_id: id, version, board_crc, kv_crc, blocks, uptime, reboots, flags }.append(&mut out);
     out
+}
+
+#[test]
+fn who_listens_to_an_organisation_hears_of_what_its_devices_count() {
+    let mut gateway = Gateway::default();
+    let mut listener = Listener::new(Arc::clone(&gateway.core.waiters), 5);
+    assert_eq!(gateway.disposition(&tdf(1), home()), Disposition::Accepted);
+    let registration = Registration { at: gateway.now, organisation: 5, record: 1 };
+    gateway.core.table.register(DEVICE, registration);
+    assert_eq!(listener.read(), None, "it was nobody's then");
+    assert_eq!(gateway.disposition(&tdf(2), home()), Disposition::Accepted);
+    let said = Said { device: DEVICE, cursor: gateway.core.table.cursor(DEVICE) };
+    assert_eq!(gateway.disposition(&tdf(2), home()), Disposition::Duplicate);
+    assert_eq!((listener.read(), listener.read(), said.cursor.n), (Some(Read::Said(said)), None, 2));
 }
 
 #[test]
@@ -297,6 +312,136 @@ fn packets_inside_a_container_have_routes_through_the_relay() {
         assert_eq!(snapshot.direct, None);
     }
     assert_eq!(gateway.direct(RELAY).0, home());
+}
+
+/// A gateway with the network, the device and the relay of these organisations; 0 for the network is the configuration's.
+fn owned(network: u32, public: bool, device: u32, relay: u32) -> Gateway {
+    let gateway = Gateway::default();
+    if network != 0 {
+        let info = NetworkInfo { organisation: network, public };
+        gateway.core.keys.set_network_of(NETWORK, root(Level::Network), info);
+    }
+    for (id, organisation) in [(DEVICE, device), (RELAY, relay)] {
+        gateway.core.table.register(id, Registration { at: gateway.now, organisation, record: 0 });
+    }
+    gateway
+}
+
+#[test]
+fn r8_a_private_network_speaks_for_devices_of_its_own_organisation_and_of_none() {
+    for (network, public, device, accepted) in
+        [(0, true, 2, true), (1, true, 2, true), (1, false, 1, true), (1, false, 0, true), (1, false, 2, false)]
+    {
+        let mut gateway = owned(network, public, device, 1);
+        let expected = if accepted { Disposition::Accepted } else { Disposition::NotRegistered };
+        assert_eq!(gateway.disposition(&tdf(1), home()), expected, "network of {network}, device of {device}");
+        assert_eq!(gateway.core.table.snapshot(DEVICE).is_some(), accepted);
+        let device_level = uplink(&header(PacketType::TDF, Level::Device, DEVICE, 2), &[]);
+        assert_eq!(gateway.disposition(&device_level, home()), Disposition::Accepted, "it speaks for itself");
+        let stranger = uplink(&header(PacketType::TDF, Level::Network, DeviceId(5), 1), &[]);
+        assert_eq!(gateway.disposition(&stranger, home()), Disposition::Accepted, "nobody's");
+    }
+}
+
+#[test]
+fn r8_a_network_that_becomes_public_is_so_for_the_next_datagram() {
+    let mut gateway = owned(1, false, 2, 1);
+    assert_eq!(gateway.disposition(&tdf(1), home()), Disposition::NotRegistered);
+    let info = NetworkInfo { organisation: 1, public: true };
+    gateway.core.keys.set_network_of(NETWORK, root(Level::Network), info);
+    assert_eq!(gateway.disposition(&tdf(1), home()), Disposition::Accepted);
+}
+
+#[test]
+fn r8_relay_and_device_share_an_organisation_or_the_network_is_public() {
+    // Whether packets of network level pass that are still encrypted, such that the relay decrypted, and any of device level.
+    for (network, public, device, relay, [sealed, on_word, of_device]) in [
+        (1, false, 1, 1, [true, true, true]),
+        (1, false, 1, 2, [false, false, false]),
+        // The relay may make up that they came under a public network.
+        (1, true, 1, 2, [true, false, false]),
+        (0, true, 1, 2, [true, false, false]),
+        (2, false, 1, 2, [false, false, false]),
+        (1, false, 1, 0, [true, true, true]),
+        (1, false, 0, 2, [true, true, true]),
+    ] {
+        for (level, opened, passes) in [
+            (Level::Network, false, sealed),
+            (Level::Network, true, on_word),
+            (Level::Device, false, of_device),
+            (Level::Device, true, of_device),
+        ] {
+            let mut gateway = owned(network, public, device, relay);
+            let sealed = relayed(level, DEVICE, 3, &[]);
+            let content = match opened {
+                true => Content::Opened { header: header(PacketType::TDF, level, DEVICE, 3), payload: &[] },
+                false => Content::Sealed(&sealed),
+            };
+            gateway.disposition(&container(&[entry(content)], &[], 90), home());
+            let expected = if passes { Disposition::Accepted } else { Disposition::NotRegistered };
+            let case = format!("{network} {public} {device} {relay} {level:?} {opened}");
+            assert_eq!(gateway.entries(expected), 1, "{case}");
+            assert_eq!(gateway.core.table.snapshot(DEVICE).is_some(), passes, "{case}");
+        }
+    }
+}
+
+/// A packet that whoever has the network's key says to have decrypted, as a relay that nobody knows.
+fn by_unknown_relay(gateway: &mut Gateway, inner: Header, payload: &[u8]) {
+    let mut entries = Vec::new();
+    entry(Content::Opened { header: inner, payload }).encode(&mut entries).unwrap();
+    let outer = header(PacketType::RECEIVED_EPACKET, Level::Network, DeviceId(404), 1);
+    assert_eq!(gateway.disposition(&uplink(&outer, &entries), home()), Disposition::Accepted);
+}
+
+#[test]
+fn r8_what_a_relay_decrypted_passes_only_where_the_network_of_its_container_does() {
+    let other = KeyId::from_le_bytes([9, 9, 9]);
+    for (public, device, key_id, level, passes) in [
+        (false, 2, DEVICE_KEY, Level::Device, false),
+        (false, 2, other, Level::Network, false),
+        (false, 2, KeyId::from_le_bytes([8, 0, 0]), Level::Network, false),
+        (false, 2, NETWORK, Level::Network, false),
+        (false, 1, DEVICE_KEY, Level::Device, true),
+        (false, 0, other, Level::Network, true),
+        (true, 2, NETWORK, Level::Network, true),
+    ] {
+        let mut gateway = owned(1, public, device, 1);
+        // Of the configuration, so public; and not the one that the container came under.
+        gateway.core.keys.set_network(other, RootKey::new([7; 32]));
+        by_unknown_relay(&mut gateway, Header { key_id, ..header(PacketType::TDF, level, DEVICE, 3) }, &[]);
+        let expected = if passes { Disposition::Accepted } else { Disposition::NotRegistered };
+        assert_eq!(gateway.entries(expected), 1, "{public} {device} {key_id} {level:?}");
+        assert_eq!(gateway.core.table.snapshot(DEVICE).is_some(), passes);
+    }
+}
+
+#[test]
+fn r8_a_report_that_a_relay_decrypted_sets_nothing_of_another_organisation() {
+    let report = [&DEVICE.0.to_le_bytes()[..], &announce(9)].concat();
+    let from = header(PacketType::TDF_REMOTE, Level::Network, DeviceId(5), 1);
+    for (device, set) in [(1, true), (2, false)] {
+        let mut gateway = owned(1, false, device, 1);
+        let inner = Header { key_id: KeyId::from_le_bytes([8, 0, 0]), ..from };
+        by_unknown_relay(&mut gateway, inner, &report);
+        assert_eq!(gateway.core.table.snapshot(DEVICE).is_some(), set, "by the network of the container");
+        let mut gateway = owned(0, true, device, 1);
+        gateway.disposition(&container(&[entry(Content::Opened { header: from, payload: &report })], &[], 90), home());
+        assert_eq!(gateway.entries(Disposition::Accepted), 1);
+        assert_eq!(gateway.core.table.snapshot(DEVICE).is_some(), set, "by the relay");
+    }
+}
+
+#[test]
+fn r8_a_report_of_a_device_of_another_organisation_sets_nothing() {
+    for (relay, set) in [(1, true), (2, false)] {
+        let mut gateway = owned(1, false, 1, relay);
+        let mut payload = DEVICE.0.to_le_bytes().to_vec();
+        payload.extend(announce(9));
+        let report = uplink(&header(PacketType::TDF_REMOTE, Level::Device, RELAY, 1), &payload);
+        assert_eq!(gateway.disposition(&report, home()), Disposition::Accepted);
+        assert_eq!(gateway.core.table.snapshot(DEVICE).is_some(), set);
+    }
 }
 
 #[test]

@@ -4,13 +4,19 @@ use std::ops::RangeInclusive;
 
 use hyper::StatusCode;
 use hyper::header::{ALLOW, CONNECTION, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use uuid::Uuid;
 
 use crate::id::{DeviceId, IdError};
+use crate::registry::RegistryError;
 use crate::wait::WaitError;
 use crate::wait::many::DeviceError;
-use crate::waiters::Full;
+use crate::wait::organisation::OrganisationError;
+use crate::waiters::{Ended, Full};
 
+use super::query::RECORD_ID;
 use super::router::Unroutable;
+use super::strict::Unfit;
+use super::tokens::TokenError;
 use super::views;
 
 /// Seconds after which a bound is worth another try: every packet, time-out and answer sent frees a place.
@@ -31,16 +37,69 @@ pub enum ApiError {
     #[error("this path does not have that method; it has {allow}")]
     WrongMethod {
         /// The methods it has.
-        allow: &'static str,
+        allow: String,
     },
     /// The path names no device.
     #[error("the path names no device: {0}")]
     PathDevice(IdError),
+    /// See [`Unroutable::Record`].
+    #[error("the path has no record id where one should be, for example 0198c0de-0000-7000-8000-00000000002a")]
+    PathRecord,
+    /// See [`Unroutable::Text`].
+    #[error(
+        "the path has a part that is no UTF-8 text, which nothing here is named; encode it as UTF-8, then by percents"
+    )]
+    PathText,
     /// No key, or none that is known.
     #[error(
         "credentials are missing or wrong; send Authorization: ApiKey <key>, Authorization: Bearer <key> or x-api-key: <key>"
     )]
     Unauthorized,
+    /// A stored key after its time.
+    #[error("this API key has expired; ask an administrator for another")]
+    ExpiredKey,
+    /// A token that is not believed.
+    #[error("this token is not accepted: {0}")]
+    Token(#[from] TokenError),
+    /// Credentials that were good when the wait began.
+    #[error("these credentials have expired, or were taken back, since this wait began; get others")]
+    NoLongerGood,
+    /// An open API is not asked by its address.
+    #[error(
+        "this API asks for no credentials, so that it is to be asked by its IP address or as localhost and not by another name, \
+         which a web page might use; do so, or give it an api-key-file or a jwt-key-file"
+    )]
+    HostName,
+    /// An open API is asked by a page of another site.
+    #[error(
+        "this API asks for no credentials, so that it does not answer web pages of other sites; leave out Origin, or give it \
+         an api-key-file or a jwt-key-file"
+    )]
+    OtherOrigin,
+    /// A token that says for whom nothing.
+    #[error("this token lets its bearer do nothing: it needs the claim organisationId, or allOrganisations: true")]
+    TokenForNothing,
+    /// A token for an organisation that is not there.
+    #[error("there is no organisation {0}, for which this token is; get one for an organisation of this gateway")]
+    TokenOrganisation(Uuid),
+    /// The caller may only look.
+    #[error("these credentials may only read; ask an administrator for some that may write")]
+    ReadOnly,
+    /// The caller is for one organisation, where all are concerned.
+    #[error("these credentials are for one organisation, and this concerns all; use some that are for all")]
+    OfOneOrganisation,
+    /// The caller is for one organisation, and would speak for the devices of all.
+    #[error(
+        "a public network speaks for the devices of all organisations, and these credentials are for one; leave public out, \
+         or use some that are for all"
+    )]
+    PublicNetwork,
+    /// The caller is for another organisation.
+    #[error("these credentials are not for organisation {0}; name the organisation they are for")]
+    ForeignOrganisation(Uuid),
+    /// Whether there is such a device or not, it is none of the caller's.
+    #[error("the organisation of these credentials has no device {0}; register it, or name another")]
+    UnseenDevice(DeviceId),
     /// Request line and headers are too long.
     #[error("the path and the headers of the request take {len} bytes, more than {max}; send fewer or shorter ones")]
     HeadTooLarge {
@@ -75,19 +134,64 @@ pub enum ApiError {
         /// What is wrong with it.
         error: IdError,
     },
-    /// A list of ids is too long.
-    #[error("deviceIds names {len} devices; name at most {max} at once")]
-    TooManyDevices {
-        /// Ids named.
-        len: usize,
-        /// Ids allowed.
-        max: usize,
-    },
     /// A query parameter that is given twice.
     #[error("query parameter {name} is given more than once; give it once")]
     QueryTwice {
         /// The parameter.
         name: &'static str,
+    },
+    /// A query parameter that is no text.
+    #[error("query parameter {name} is no UTF-8 text; encode it as UTF-8, then by percents")]
+    QueryText {
+        /// The parameter.
+        name: &'static str,
+    },
+    /// A query parameter of other lists, where pages go by `after`.
+    #[error(
+        "query parameter {name} is not for this list; leave it out, and give the last record of each page as after"
+    )]
+    QueryUnfit {
+        /// The parameter.
+        name: &'static str,
+    },
+    /// A query parameter that has to be there is not.
+    #[error("query parameter {name} is missing; give {expected}")]
+    QueryMissing {
+        /// The parameter.
+        name: &'static str,
+        /// What it is.
+        expected: &'static str,
+    },
+    /// A query parameter has a value that it may not have.
+    #[error("query parameter {name} is {value:?}; it must be {expected}")]
+    QueryValue {
+        /// The parameter.
+        name: &'static str,
+        /// Its value, as far as it is passed on.
+        value: String,
+        /// What it may be.
+        expected: String,
+    },
+    /// The registry does not do it.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The registry does not do it because of one entry of a list.
+    #[error("{list}[{index}]: {error}")]
+    Entry {
+        /// The list, as the request calls it.
+        list: &'static str,
+        /// The place of the entry, from 0.
+        index: usize,
+        /// What is wrong with it.
+        error: Box<ApiError>,
+    },
+    /// A list or an object of the body is too long.
+    #[error("{what} has more than {max} entries; send at most {max} at once")]
+    TooManyEntries {
+        /// The list or object, as the request calls it, as far as that is passed on.
+        what: String,
+        /// Entries allowed.
+        max: usize,
     },
     /// A list of ids is empty.
     #[error("deviceIds is empty; name at least one device")]
@@ -95,9 +199,20 @@ pub enum ApiError {
     /// Devices are named in both ways, or in none.
     #[error("name the devices either in deviceIds or by organisationId")]
     DevicesOrOrganisation,
-    /// There is no registry.
-    #[error("this gateway keeps no organisations yet; name the devices in deviceIds")]
-    NoOrganisations,
+    /// The organisation is no record id.
+    #[error("organisationId must be {RECORD_ID}")]
+    OrganisationId,
+    /// All devices of an organisation are waited for.
+    #[error("mode all needs deviceIds: of an organisation the first device that speaks is an answer; leave mode out")]
+    AllOfOrganisation,
+    /// Too many positions.
+    #[error("after names {len} devices; name at most {max}")]
+    TooManyPositions {
+        /// Devices named.
+        len: usize,
+        /// Devices allowed.
+        max: usize,
+    },
     /// A key of `after` is no id.
     #[error("after has the key {name:?}: {error}")]
     AfterDevice {
@@ -137,12 +252,15 @@ pub enum ApiError {
     NeverHeard(DeviceId),
     /// The device is not registered.
     #[error(
-        "device {0} is not registered; add a [[device]] block with its id to the configuration and restart the gateway"
+        "device {0} is not registered; register it with POST /device, or with a [[device]] block in the configuration"
     )]
     NotRegistered(DeviceId),
     /// There is nothing to wait for, or no place to wait.
     #[error(transparent)]
     Wait(#[from] DeviceError),
+    /// The same of an organisation.
+    #[error(transparent)]
+    WaitForOrganisation(#[from] OrganisationError),
     /// The credential has as many waits as it may, or all together where there are none.
     #[error("too many waits with the same credentials, or with none; end some, or try again later")]
     CredentialFull,
@@ -155,6 +273,12 @@ pub enum ApiError {
     /// Bodies of as many bytes are on their way as may be.
     #[error("too many large requests and answers are on their way; try again later, or ask for less at once")]
     NoRoom,
+    /// The answer is not there in time.
+    #[error("the gateway is too busy to answer in time; try again later")]
+    Slow,
+    /// The same of a change, which may be made yet.
+    #[error("the gateway is too busy to answer in time; see whether what was to be changed is, before you try again")]
+    SlowChange,
     /// The gateway is shutting down.
     #[error("the gateway is shutting down; try again, or elsewhere")]
     ShuttingDown,
@@ -164,14 +288,24 @@ pub enum ApiError {
 }
 
 impl ApiError {
-    /// A body that a parser refused for the reason `message`.
-    pub fn body(message: String) -> Self {
-        Self::Body(quoted(message))
-    }
-
     /// A key of `after` that is no id.
     pub fn after_device(name: String, error: IdError) -> Self {
         Self::AfterDevice { name: quoted(name), error }
+    }
+
+    /// A query parameter with the value `text`, which it may not have.
+    pub fn query(name: &'static str, text: &str, expected: String) -> Self {
+        Self::QueryValue { name, value: quoted(text.to_owned()), expected }
+    }
+
+    /// What is wrong with the entry `index` of `list`.
+    pub fn entry(list: &'static str, index: usize, error: impl Into<Self>) -> Self {
+        Self::Entry { list, index, error: Box::new(error.into()) }
+    }
+
+    /// There is no such record; `id` is what the request calls it.
+    pub fn no_record(kind: &'static str, id: impl ToString) -> Self {
+        Self::Registry(RegistryError::NotFound { kind, id: quoted(id.to_string()) })
     }
 
     /// A mode that is none.
@@ -180,37 +314,59 @@ impl ApiError {
     }
 
     /// The HTTP status.
-    pub const fn status(&self) -> StatusCode {
+    pub fn status(&self) -> StatusCode {
         match self {
             Self::Wait(DeviceError { error, .. }) => status_of_wait(error),
+            Self::WaitForOrganisation(error) => status_of_organisation(error),
+            Self::Registry(error) => status_of_registry(error),
+            Self::Entry { error, .. } => error.status(),
             Self::PathDevice(_)
+            | Self::PathRecord
             | Self::BodyBroken
             | Self::Body(_)
             | Self::BodyDevice { .. }
             | Self::QueryTwice { .. }
+            | Self::QueryText { .. }
+            | Self::QueryUnfit { .. }
+            | Self::QueryMissing { .. }
+            | Self::QueryValue { .. }
             | Self::TimeoutMs { .. }
             | Self::QueryCursor(_)
             | Self::NoDevices
             | Self::DevicesOrOrganisation
+            | Self::OrganisationId
+            | Self::AllOfOrganisation
             | Self::AfterDevice { .. }
             | Self::AfterUnnamed(_)
             | Self::AfterTwice(_)
             | Self::AfterCursor { .. }
             | Self::Mode(_)
             | Self::HalfClosed => StatusCode::BAD_REQUEST,
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::NoSuchPath | Self::NeverHeard(_) | Self::NotRegistered(_) | Self::NoOrganisations => {
-                StatusCode::NOT_FOUND
-            }
+            Self::Unauthorized | Self::ExpiredKey | Self::NoLongerGood | Self::Token(_) => StatusCode::UNAUTHORIZED,
+            Self::HostName
+            | Self::OtherOrigin
+            | Self::TokenForNothing
+            | Self::TokenOrganisation(_)
+            | Self::ReadOnly
+            | Self::OfOneOrganisation
+            | Self::PublicNetwork
+            | Self::ForeignOrganisation(_) => StatusCode::FORBIDDEN,
+            Self::NoSuchPath
+            | Self::PathText
+            | Self::NeverHeard(_)
+            | Self::NotRegistered(_)
+            | Self::UnseenDevice(_) => StatusCode::NOT_FOUND,
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::TooManyDevices { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooManyPositions { .. } | Self::TooManyEntries { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Self::CredentialFull => StatusCode::TOO_MANY_REQUESTS,
             Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::TooManyConnections | Self::NoRoom | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyConnections | Self::NoRoom | Self::Slow | Self::SlowChange | Self::ShuttingDown => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -223,21 +379,26 @@ impl ApiError {
     pub fn add_headers(&self, headers: &mut HeaderMap) {
         match self {
             Self::WrongMethod { allow } => {
-                headers.insert(ALLOW, HeaderValue::from_static(allow));
+                let allow = HeaderValue::from_str(allow).ok();
+                headers.extend(allow.map(|allow| (ALLOW, allow)));
             }
-            Self::Unauthorized => {
+            Self::Unauthorized | Self::ExpiredKey | Self::NoLongerGood | Self::Token(_) => {
                 let schemes = r#"ApiKey realm="lastroute", Bearer realm="lastroute""#;
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(schemes));
             }
             Self::TooManyConnections
             | Self::NoRoom
+            | Self::Slow
             | Self::CredentialFull
-            | Self::Wait(DeviceError { error: WaitError::Full(_), .. }) => {
+            | Self::Registry(RegistryError::Unavailable(_))
+            | Self::WaitForOrganisation(OrganisationError::Full(_))
+            | Self::Wait(DeviceError { error: WaitError::Ended(Ended::Full(_)), .. }) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_BOUND_SECONDS));
             }
             Self::ShuttingDown => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(fastrand::u16(RETRY_SHUTDOWN_SECONDS)));
             }
+            Self::Entry { error, .. } => error.add_headers(headers),
             _ => {}
         }
     }
@@ -252,9 +413,34 @@ impl ApiError {
 const fn status_of_wait(error: &WaitError) -> StatusCode {
     match error {
         WaitError::AheadOfPresent { .. } => StatusCode::BAD_REQUEST,
-        WaitError::NotRegistered => StatusCode::NOT_FOUND,
-        WaitError::Full(Full::Device) => StatusCode::TOO_MANY_REQUESTS,
-        WaitError::Full(Full::Total) => StatusCode::SERVICE_UNAVAILABLE,
+        WaitError::NotRegistered | WaitError::Ended(Ended::Dismissed) => StatusCode::NOT_FOUND,
+        WaitError::Ended(Ended::Full(full)) => status_of_full(*full),
+    }
+}
+
+const fn status_of_organisation(error: &OrganisationError) -> StatusCode {
+    match error {
+        OrganisationError::NotOfIt(_) | OrganisationError::Deleted => StatusCode::NOT_FOUND,
+        OrganisationError::Position(DeviceError { error, .. }) => status_of_wait(error),
+        OrganisationError::Full(full) => status_of_full(*full),
+    }
+}
+
+const fn status_of_full(full: Full) -> StatusCode {
+    match full {
+        Full::Device | Full::Organisation => StatusCode::TOO_MANY_REQUESTS,
+        Full::Total => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+const fn status_of_registry(error: &RegistryError) -> StatusCode {
+    match error {
+        RegistryError::NotFound { .. } => StatusCode::NOT_FOUND,
+        RegistryError::Conflict(_) => StatusCode::CONFLICT,
+        RegistryError::Rule(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        // Of the parameter `limit`.
+        RegistryError::PageTooLong => StatusCode::BAD_REQUEST,
+        RegistryError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 
@@ -267,12 +453,24 @@ fn quoted(mut text: String) -> String {
 /// The header that announces the end of an HTTP/1.1 connection.
 pub(super) const CLOSE: (hyper::header::HeaderName, HeaderValue) = (CONNECTION, HeaderValue::from_static("close"));
 
+impl From<Unfit> for ApiError {
+    /// Parsers quote what they were given.
+    fn from(unfit: Unfit) -> Self {
+        match unfit {
+            Unfit::Malformed(message) => Self::Body(quoted(message)),
+            Unfit::TooMany { what, max } => Self::TooManyEntries { what: quoted(what), max },
+        }
+    }
+}
+
 impl From<Unroutable> for ApiError {
     fn from(unroutable: Unroutable) -> Self {
         match unroutable {
             Unroutable::Path => Self::NoSuchPath,
             Unroutable::Method { allow } => Self::WrongMethod { allow },
             Unroutable::Device(error) => Self::PathDevice(error),
+            Unroutable::Record => Self::PathRecord,
+            Unroutable::Text => Self::PathText,
         }
     }
 }
@@ -282,19 +480,35 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::registry::Conflict;
 
     #[test]
     fn the_code_of_the_body_is_the_status() {
         let wait = |error| ApiError::from(DeviceError { device: DeviceId(7), error });
         for (error, code) in [
             (ApiError::from(Unroutable::Path), 404),
-            (ApiError::from(Unroutable::Method { allow: "POST" }), 405),
+            (ApiError::from(Unroutable::Method { allow: "POST".to_owned() }), 405),
             (ApiError::from(Unroutable::Device(IdError::Device)), 400),
+            (ApiError::from(Unroutable::Record), 400),
+            (ApiError::from(Unroutable::Text), 404),
             (wait(WaitError::NotRegistered), 404),
-            (wait(WaitError::Full(Full::Device)), 429),
-            (wait(WaitError::Full(Full::Total)), 503),
+            (wait(Ended::Dismissed.into()), 404),
+            (wait(Full::Device.into()), 429),
+            (wait(Full::Total.into()), 503),
+            (OrganisationError::Full(Full::Organisation).into(), 429),
+            (OrganisationError::Full(Full::Total).into(), 503),
+            (OrganisationError::NotOfIt(DeviceId(7)).into(), 404),
+            (OrganisationError::Deleted.into(), 404),
             (ApiError::CredentialFull, 429),
+            (RegistryError::NotFound { kind: "board", id: "7".to_owned() }.into(), 404),
+            (RegistryError::Conflict(Conflict::Taken { what: "deviceId", value: "7".to_owned() }).into(), 409),
+            (RegistryError::Rule("no".to_owned()).into(), 422),
+            (RegistryError::PageTooLong.into(), 400),
+            (RegistryError::Unavailable("write").into(), 503),
+            (ApiError::entry("devices", 17, RegistryError::Unavailable("write")), 503),
+            (ApiError::entry("devices", 17, RegistryError::Rule("no".to_owned())), 422),
             (ApiError::NoRoom, 503),
+            (ApiError::Slow, 503),
             (ApiError::ShuttingDown, 503),
         ] {
             let view = error.view();
@@ -303,6 +517,9 @@ mod tests {
             error.add_headers(&mut headers);
             assert_eq!(headers.contains_key(RETRY_AFTER), code == 429 || code == 503, "{error}");
         }
+        let mut headers = HeaderMap::new();
+        ApiError::SlowChange.add_headers(&mut headers);
+        assert_eq!((ApiError::SlowChange.status().as_u16(), headers.len()), (503, 0), "it may have happened");
     }
 
     #[test]
@@ -317,7 +534,7 @@ mod tests {
 
     #[test]
     fn a_parser_cannot_quote_a_whole_body() {
-        let ApiError::Body(message) = ApiError::body("\u{e4}".repeat(5000)) else { panic!() };
+        let ApiError::Body(message) = ApiError::from(Unfit::Malformed("\u{e4}".repeat(5000))) else { panic!() };
         assert_eq!(message.len(), MAX_QUOTED);
     }
 }

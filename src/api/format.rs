@@ -6,6 +6,8 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::strict::{self, Bounds, Unfit};
+
 /// The form of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -16,8 +18,11 @@ pub enum Format {
 }
 
 /// Names of MessagePack in use; the first is the registered one.
-const MESSAGE_PACK: [&str; 3] = ["application/msgpack", "application/vnd.msgpack", "application/x-msgpack"];
+pub(super) const MESSAGE_PACK: [&str; 3] = ["application/msgpack", "application/vnd.msgpack", "application/x-msgpack"];
 const JSON: &str = "application/json";
+/// How deep lists and objects of a MessagePack body may lie in each other: far deeper than any that is of use. JSON has the
+/// same bound.
+const MAX_DEPTH: usize = 128;
 /// Server-sent events, which are no form of a body but a body without end.
 pub(super) const EVENTS: &str = "text/event-stream";
 
@@ -75,16 +80,22 @@ impl Format {
         }
     }
 
-    /// The value of `bytes`, or what is wrong with them. Nothing but the value may be in them.
-    pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, String> {
+    /// The value of `bytes`, within `bounds`, or what is wrong with them. Nothing but the value may be in them.
+    pub fn decode<T: DeserializeOwned>(self, bytes: &[u8], bounds: Bounds) -> Result<T, Unfit> {
         match self {
-            Self::Json => serde_json::from_slice(bytes).map_err(|error| error.to_string()),
+            Self::Json => {
+                let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+                let value = strict::decode(&mut deserializer, bounds)?;
+                deserializer.end().map_err(|error| Unfit::Malformed(error.to_string()))?;
+                Ok(value)
+            }
             Self::MessagePack(_) => {
-                let mut deserializer = rmp_serde::Deserializer::new(bytes);
-                let value = T::deserialize(&mut deserializer).map_err(|error| error.to_string())?;
+                let mut deserializer = rmp_serde::Deserializer::new(bytes).with_human_readable();
+                deserializer.set_max_depth(MAX_DEPTH);
+                let value = strict::decode(&mut deserializer, bounds)?;
                 match deserializer.get_ref().len() {
                     0 => Ok(value),
-                    len => Err(format!("{len} trailing bytes; send nothing after the value")),
+                    len => Err(Unfit::Malformed(format!("{len} trailing bytes; send nothing after the value"))),
                 }
             }
         }
@@ -247,9 +258,11 @@ mod tests {
     fn nothing_may_follow_the_value() {
         for format in [Format::Json, Format::MessagePack(MESSAGE_PACK[0])] {
             let mut bytes = format.encode(&vec!["a", "b"]).unwrap();
-            assert_eq!(format.decode::<Vec<String>>(&bytes), Ok(vec!["a".to_owned(), "b".to_owned()]));
+            let bounds = Bounds::of_lists(2);
+            assert_eq!(format.decode::<Vec<String>>(&bytes, bounds), Ok(vec!["a".to_owned(), "b".to_owned()]));
             bytes.extend(format.encode(&0).unwrap());
-            assert!(format.decode::<Vec<String>>(&bytes).unwrap_err().contains("trailing"), "{format:?}");
+            let refused = format.decode::<Vec<String>>(&bytes, bounds).unwrap_err().to_string();
+            assert!(refused.contains("trailing"), "{format:?}");
         }
     }
 }

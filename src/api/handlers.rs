@@ -1,27 +1,32 @@
 //! One function per endpoint: typed input, a call of the core, a typed answer.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
 use crate::id::{Cursor, DeviceId};
 
-use super::access::Caller;
+use super::access::{Caller, Scope};
 use super::connection::Peer;
 use super::error::ApiError;
 use super::format::Format;
 use super::metrics_text;
-use super::outgoing::{Content, Room};
+use super::outgoing::{Content, Room, Taken};
+use super::query::Query;
 use super::router::Endpoint;
+use super::strict::Bounds;
 use super::wanted::{Kind, WaitQuery};
-use super::{Api, views};
+use super::{Api, description, page, views};
 
 /// The position of the device's last packet.
 pub const LASTROUTE_CURSOR: HeaderName = HeaderName::from_static("lastroute-cursor");
@@ -38,7 +43,8 @@ pub(super) type Answer = Result<Reply, ApiError>;
 pub(super) struct Call<'a> {
     pub(super) api: &'a Arc<Api>,
     pub(super) room: &'a Room,
-    pub(super) caller: Caller<'a>,
+    /// Boxed, so that waits do not take up as much.
+    pub(super) caller: Box<Caller>,
     pub(super) peer: &'a Arc<Peer>,
     pub(super) http2: bool,
     /// Whether only the headers are asked for, by `HEAD`.
@@ -46,28 +52,72 @@ pub(super) struct Call<'a> {
     pub(super) shutdown: watch::Receiver<bool>,
     pub(super) format: Format,
     pub(super) begun: Instant,
+    /// Room for the body, which what became of it needs until the answer.
+    pub(super) held: OnceLock<Taken>,
 }
 
+/// Bytes of a body from which on it is decoded apart.
+const LONG_BODY: usize = 64 * 1024;
+/// Records of an answer from which on it is encoded apart.
+const LONG_LIST: usize = 1000;
+
 impl Call<'_> {
-    /// Answers `request` as `endpoint`.
+    /// Answers `request` as `endpoint`. All but waits are boxed, so that waits do not take up as much.
     pub(super) async fn answer(&self, endpoint: Endpoint, request: Box<Request<Incoming>>) -> Answer {
-        match endpoint {
-            Endpoint::Health => self.ok(&views::Health { health: "ok" }),
-            Endpoint::Ready => self.ready(),
-            Endpoint::Metrics => self.metrics().await,
-            Endpoint::Gateway => self.ok(&Box::pin(self.api.status()).await?),
-            Endpoint::LastRoute(id) => self.last_route(id),
-            // Boxed, so that waits do not take up as much.
-            Endpoint::LastRoutes => Box::pin(self.last_routes(request)).await,
-            Endpoint::State(id) => self.state(id),
+        let answer: BoxFuture<'_, Answer> = match endpoint {
+            Endpoint::Health => return self.ok(&views::Health { health: "ok" }),
+            Endpoint::Ready => return self.ready(),
+            Endpoint::Metrics => Box::pin(self.metrics()),
+            Endpoint::Gateway => Box::pin(self.gateway()),
+            Endpoint::Description => return Ok(described()),
+            Endpoint::Page => return Ok(page::document()),
+            Endpoint::PageScript => return Ok(page::script()),
+            Endpoint::PageStyle => return Ok(page::style()),
+            Endpoint::Organisations => Box::pin(self.organisations(request)),
+            Endpoint::CreateOrganisation => Box::pin(self.create_organisation(request)),
+            Endpoint::Organisation(id) => Box::pin(self.organisation(id)),
+            Endpoint::DeleteOrganisation(id) => Box::pin(self.delete_organisation(id)),
+            Endpoint::OrganisationNamed(name) => Box::pin(self.organisation_named(name)),
+            Endpoint::Boards => Box::pin(self.boards(request)),
+            Endpoint::CreateBoard => Box::pin(self.create_board(request)),
+            Endpoint::Board(id) => Box::pin(self.board(id)),
+            Endpoint::DeleteBoard(id) => Box::pin(self.delete_board(id)),
+            Endpoint::DevicesOfBoard(id) => Box::pin(self.devices_of_board(id, request)),
+            Endpoint::Networks => Box::pin(self.networks(request)),
+            Endpoint::CreateNetwork => Box::pin(self.create_network(request)),
+            Endpoint::Network(id) => Box::pin(self.network(id)),
+            Endpoint::DeleteNetwork(id) => Box::pin(self.delete_network(id)),
+            Endpoint::Devices => Box::pin(self.devices(request)),
+            Endpoint::CreateDevice => Box::pin(self.create_device(request)),
+            Endpoint::CreateDevices => Box::pin(self.create_devices(request)),
+            Endpoint::ImportDevices => Box::pin(self.import_devices(request)),
+            Endpoint::ExportDevices => Box::pin(self.export_devices(request)),
+            Endpoint::Device(id) => Box::pin(self.device(id)),
+            Endpoint::DeviceWithId(id) => Box::pin(self.device_with_id(id)),
+            Endpoint::DeviceWithHardware(hardware) => Box::pin(self.device_with_hardware(hardware)),
+            Endpoint::UpdateDevice(id) => Box::pin(self.update_device(id, request)),
+            Endpoint::DeleteDevice(id) => Box::pin(self.delete_device(id)),
+            Endpoint::SetDeviceKey(id) => Box::pin(self.set_device_key(id, request)),
+            Endpoint::StateOfRecord(id) => Box::pin(self.state_of_record(id)),
+            Endpoint::SetState(id) => Box::pin(self.set_state(id, request)),
+            Endpoint::State(id) => Box::pin(self.state(id)),
+            Endpoint::DevicesAndStates => Box::pin(self.devices_and_states(request)),
+            Endpoint::UnregisteredDevices => Box::pin(self.unregistered_devices(request)),
+            Endpoint::LastRoute(id) => return self.last_route(id),
+            Endpoint::LastRoutes => Box::pin(self.last_routes(request)),
             Endpoint::WaitForPacket(id) => {
                 let query = WaitQuery::parse(request.uri().query().unwrap_or_default());
                 let kind = Kind::of(request.headers());
                 drop(request);
-                self.wait_for_packet(id, query, kind).await
+                return self.wait_for_packet(id, query, kind).await;
             }
-            Endpoint::WaitForPackets => Box::pin(self.wait_for_packets(request)).await,
-        }
+            Endpoint::WaitForPackets => return Box::pin(self.wait_for_packets(request)).await,
+            Endpoint::CreateApiKey => Box::pin(self.create_key(request)),
+            Endpoint::ApiKeys => Box::pin(self.keys(request)),
+            Endpoint::DeleteApiKey(id) => Box::pin(self.delete_key(id)),
+        };
+        let by = self.begun + self.api.config.request_timeout;
+        Box::pin(timeout_at(by, answer)).await.unwrap_or(Err(ApiError::Slow))
     }
 
     fn ready(&self) -> Answer {
@@ -82,7 +132,23 @@ impl Call<'_> {
         Ok(response)
     }
 
+    async fn gateway(&self) -> Answer {
+        self.ok(&self.api.status().await?)
+    }
+
+    /// Whether the caller may know of a device: one for one organisation of those registered for it, and else of all.
+    pub(super) fn sees(&self, id: DeviceId) -> bool {
+        let registered_for = || self.api.table.registration(id).map(|registration| registration.organisation);
+        self.caller.scope() == Scope::All || self.caller.sees_device(registered_for())
+    }
+
+    /// That the caller may know of a device.
+    pub(super) fn seen(&self, id: DeviceId) -> Result<(), ApiError> {
+        if self.sees(id) { Ok(()) } else { Err(ApiError::UnseenDevice(id)) }
+    }
+
     fn last_route(&self, id: DeviceId) -> Answer {
+        self.seen(id)?;
         let snapshot = self.api.table.snapshot(id).ok_or(ApiError::NeverHeard(id))?;
         let route = snapshot.last_route.ok_or(ApiError::NeverHeard(id))?;
         let mut response = self.ok(&views::UplinkRoute::from(&route))?;
@@ -93,54 +159,124 @@ impl Call<'_> {
 
     async fn last_routes(&self, request: Box<Request<Incoming>>) -> Answer {
         let names: views::LastRoutes = self.body(request).await?;
-        let max = self.api.config.max_devices_per_request;
-        if names.device_ids.len() > max {
-            return Err(ApiError::TooManyDevices { len: names.device_ids.len(), max });
-        }
         let mut seen = HashSet::with_capacity(names.device_ids.len());
         let mut routes = Vec::new();
         for (index, name) in names.device_ids.iter().enumerate() {
             let id: DeviceId = name.parse().map_err(|error| ApiError::BodyDevice { index, error })?;
-            if !seen.insert(id) {
+            if !seen.insert(id) || !self.sees(id) {
                 continue;
             }
             if let Some(route) = self.api.table.snapshot(id).and_then(|snapshot| snapshot.last_route) {
                 routes.push(views::RouteOfDevice { device_id: id, last_route: views::UplinkRoute::from(&route) });
             }
         }
-        self.ok(&routes)
-    }
-
-    fn state(&self, id: DeviceId) -> Answer {
-        let registered = self.api.table.registered_since(id).ok_or(ApiError::NotRegistered(id))?;
-        self.ok(&views::DeviceState::new(registered, self.api.table.snapshot(id).as_ref()))
+        self.list(routes.len(), || routes).await
     }
 
     /// Reads a body within its bounds of size and time.
-    pub(super) async fn body<T: serde::de::DeserializeOwned>(
+    pub(super) async fn body<T: DeserializeOwned + Send + 'static>(
         &self,
         request: Box<Request<Incoming>>,
     ) -> Result<T, ApiError> {
+        let (body, room) = self.body_of_wait(request).await?;
+        self.hold(room);
+        Ok(body)
+    }
+
+    /// The same for a request that goes on longer than its body is of use, with the room that this takes up.
+    pub(super) async fn body_of_wait<T: DeserializeOwned + Send + 'static>(
+        &self,
+        request: Box<Request<Incoming>>,
+    ) -> Result<(T, Taken), ApiError> {
+        self.decoded(self.api.config.max_body, request, self.decoder()).await
+    }
+
+    /// The same for one that brings many devices.
+    pub(super) async fn batch_body<T: DeserializeOwned + Send + 'static>(
+        &self,
+        request: Box<Request<Incoming>>,
+    ) -> Result<T, ApiError> {
+        self.batch(request, self.decoder()).await
+    }
+
+    /// The same with a decoder of its own.
+    pub(super) async fn batch<T: Send + 'static>(
+        &self,
+        request: Box<Request<Incoming>>,
+        decode: impl FnOnce(Format, &[u8]) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let (body, room) = self.decoded(self.api.config.max_batch_body, request, decode).await?;
+        self.hold(room);
+        Ok(body)
+    }
+
+    fn decoder<T: DeserializeOwned>(&self) -> impl FnOnce(Format, &[u8]) -> Result<T, ApiError> + Send + use<T> {
+        let bounds = Bounds::of_lists(self.api.config.max_devices_per_request);
+        move |format, bytes| Ok(format.decode(bytes, bounds)?)
+    }
+
+    fn hold(&self, room: Taken) {
+        // A request has one body.
+        let _ = self.held.set(room);
+    }
+
+    async fn decoded<T: Send + 'static>(
+        &self,
+        max: usize,
+        request: Box<Request<Incoming>>,
+        decode: impl FnOnce(Format, &[u8]) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<(T, Taken), ApiError> {
+        let (bytes, format, room) = self.bytes(max, request).await?;
+        let len = bytes.len();
+        // The room goes along: nobody stops a thread that is at it.
+        apart(len > LONG_BODY, move || Ok((decode(format, &bytes)?, room.shrunk(len)))).await
+    }
+
+    /// The bytes of a body, their form, and the room that they take up.
+    async fn bytes(&self, max: usize, request: Box<Request<Incoming>>) -> Result<(Bytes, Format, Taken), ApiError> {
         let format = Format::of_body(request.headers()).ok_or(ApiError::MediaType)?;
-        let max = self.api.config.max_body;
         if request.body().size_hint().lower() > max as u64 {
             return Err(ApiError::BodyTooLarge { max });
         }
         let announced = request.body().size_hint().exact().and_then(|len| usize::try_from(len).ok());
-        let _room = self.room.take(announced.unwrap_or(max)).ok_or(ApiError::NoRoom)?;
+        let room = self.room.take(announced.unwrap_or(max)).ok_or(ApiError::NoRoom)?;
         let body = Limited::new(request.into_body(), max).collect();
         let body = timeout_at(self.begun + self.api.config.request_timeout, body).await;
-        let bytes = match body.map_err(|_| ApiError::BodyTimeout)? {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() => return Err(ApiError::BodyTooLarge { max }),
-            Err(_) => return Err(ApiError::BodyBroken),
-        };
-        format.decode(&bytes).map_err(ApiError::body)
+        match body.map_err(|_| ApiError::BodyTimeout)? {
+            Ok(body) => Ok((body.to_bytes(), format, room)),
+            Err(error) if error.is::<LengthLimitError>() => Err(ApiError::BodyTooLarge { max }),
+            Err(_) => Err(ApiError::BodyBroken),
+        }
     }
 
     pub(super) fn ok(&self, value: &impl Serialize) -> Answer {
         encoded(self.format, value)
     }
+
+    /// A list of `len` records, or something of that size, which `make` makes.
+    pub(super) async fn list<T: Serialize>(&self, len: usize, make: impl FnOnce() -> T + Send + 'static) -> Answer {
+        let format = self.format;
+        apart(len > LONG_LIST, move || encoded(format, &make())).await
+    }
+
+    /// `value` is stored from now on.
+    pub(super) fn created(&self, value: &impl Serialize) -> Answer {
+        self.ok(value).map(created)
+    }
+}
+
+/// Does what takes long, where it does, on a thread of its own: every wait needs the one of the API.
+async fn apart<T: Send + 'static>(
+    long: bool,
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    if long { spawn_blocking(work).await.unwrap_or(Err(ApiError::Internal)) } else { work() }
+}
+
+/// What is told is stored from now on.
+pub(super) fn created(mut response: Reply) -> Reply {
+    *response.status_mut() = StatusCode::CREATED;
+    response
 }
 
 /// A response with `value` as its body.
@@ -154,6 +290,30 @@ pub(super) fn encoded(format: Format, value: &impl Serialize) -> Answer {
     Ok(response)
 }
 
+/// What was asked for is done, and there is nothing to tell.
+pub(super) fn no_content() -> Reply {
+    let mut response = Reply::default();
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
+}
+
+/// The query of a request.
+pub(super) fn query(request: &Request<Incoming>) -> Query<'_> {
+    Query::parse(request.uri().query().unwrap_or_default())
+}
+
+/// Always JSON.
+fn described() -> Reply {
+    typed(Format::Json.content_type(), description::document())
+}
+
+/// A response with these bytes as its body.
+pub(super) fn typed(content_type: &'static str, body: impl Into<Bytes>) -> Reply {
+    let mut response = whole(body);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
 fn whole(body: impl Into<Bytes>) -> Reply {
     Response::new(Content::Whole(body.into()))
 }
@@ -162,4 +322,18 @@ pub(super) fn add_cursor(headers: &mut HeaderMap, cursor: Cursor) -> Result<(), 
     let value = HeaderValue::try_from(cursor.to_string()).map_err(|_| ApiError::Internal)?;
     headers.insert(LASTROUTE_CURSOR, value);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_takes_long_is_done_on_another_thread_and_what_does_not_on_this_one() {
+        let thread = async |long| apart(long, || Ok(std::thread::current().id())).await.unwrap();
+        let this = std::thread::current().id();
+        assert_eq!((thread(false).await == this, thread(true).await == this), (true, false));
+        let panicked = apart(true, || if std::hint::black_box(true) { panic!("as intended") } else { Ok(()) }).await;
+        assert_eq!(panicked, Err(ApiError::Internal));
+    }
 }

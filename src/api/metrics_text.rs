@@ -50,7 +50,7 @@ pub(super) enum WaitOutcome {
     TimedOut,
     /// At once, since its cursor is of a former epoch.
     Reset,
-    /// At once, by an error of the request or a bound.
+    /// At once, by an error of the request or a bound, or when a device of it or its API key is deleted.
     Refused,
     /// The client left.
     Abandoned,

@@ -2,20 +2,41 @@
 //!
 //! A request passes [`router`], [`access`] and its handler; errors become answers in [`error`], bodies are those of
 //! [`views`] in the form that [`mod@format`] finds. Nothing here touches a packet. No header that would let a browser
-//! script of another origin read an answer is ever sent.
+//! script of another origin read an answer is ever sent, and `origin` keeps such scripts from an open API altogether.
 
 pub mod access;
+mod boards;
 mod census;
 mod connection;
+mod description;
+mod devices;
 pub mod error;
 mod events;
 pub mod format;
 mod gateway;
 mod handlers;
+mod keys;
+mod limits;
 pub mod metrics_text;
+mod networks;
+mod organisations;
+mod origin;
 mod outgoing;
+mod page;
+mod query;
+mod route_view;
 pub mod router;
 mod samples;
+mod signatures;
+mod states;
+mod stored_keys;
+mod strict;
+#[cfg(test)]
+mod testing;
+mod token_keys;
+pub mod tokens;
+mod transfer;
+mod unregistered;
 pub mod views;
 mod waiting;
 mod wanted;
@@ -25,7 +46,7 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -40,15 +61,16 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::clock::Clock;
 use crate::ingest::moves::MoveLog;
+use crate::registry::Registry;
 use crate::table::RouteTable;
 use crate::wait::PacketWaits;
 use crate::wait::stream::Streams;
 use crate::waiters::Waiters;
-use access::{Access, Caller};
+use access::{Access, Admission, Bearer, Caller};
 use census::Census;
 use connection::{Guarded, Peer, Preface};
 use error::ApiError;
@@ -56,71 +78,12 @@ use format::Format;
 use handlers::{Call, Reply, encoded};
 use metrics_text::{IngestSource, Metrics};
 use outgoing::{Content, Outgoing, Room, Taken};
-use router::{Endpoint, Matched, Router, UNMATCHED};
+use router::{Endpoint, Matched, Needs, Router, UNMATCHED, Unroutable};
 
 pub use connection::Deadlines;
 pub use handlers::{LASTROUTE_CURSOR, LASTROUTE_TRUST};
+pub use limits::{ApiConfig, WAITS_PER_CREDENTIAL};
 
-/// Bounds of the API.
-#[derive(Clone, Debug)]
-pub struct ApiConfig {
-    /// Time limits of a connection.
-    pub deadlines: Deadlines,
-    /// From the end of the headers to the end of the body.
-    pub request_timeout: Duration,
-    /// Connections at once on one listener; more are answered 503 and closed.
-    pub max_connections: usize,
-    /// Bytes of path and headers; more are answered 431.
-    pub max_head: usize,
-    /// Bytes of a body; more are answered 413.
-    pub max_body: usize,
-    /// Bytes of bodies being read, and of answers above 4 KiB that wait to be sent, at once on one listener; more are
-    /// answered 503.
-    pub max_outstanding: usize,
-    /// Devices one request may name.
-    pub max_devices_per_request: usize,
-    /// Waits at once with one API key, each device of a request counted; without keys, of everybody together.
-    pub waits_per_credential: usize,
-}
-
-impl Default for ApiConfig {
-    fn default() -> Self {
-        Self {
-            deadlines: Deadlines {
-                // A client that connects has something to say: three tries of a lost segment fit.
-                first_byte: Duration::from_secs(10),
-                head: Duration::from_secs(10),
-                // Above the 60 s for which most proxies and client pools keep an unused connection: they end it first, so
-                // that no request meets a connection that is just being closed.
-                idle: Duration::from_secs(75),
-                // A client that takes nothing at all for so long is stuck.
-                write: Duration::from_secs(30),
-            },
-            // A full body at 35 kB/s.
-            request_timeout: Duration::from_secs(30),
-            // Large bodies and answers apart, which have `max_outstanding`, each holds over HTTP/1.1 at worst an unread head of
-            // 32 KiB, and a small answer (360 MiB in all) or events (`MAX_HEAD_READ` and a part of 17 KB: 800 MB in all). Over
-            // HTTP/2 it is 250 streams of 3 KB, each with an unread answer of up to 4 KB, and a window of unread bodies: 2 MB,
-            // or 20 GB if every client is out for it. They carry 2.5 million waits. A stream of events that is read no faster
-            // than it must be holds `HTTP2_SEND_BUFFER` and two parts, 100 KB. Each has a place among the waiters: 20 GB for
-            // all 200 000, or 25 MB for one connection.
-            max_connections: 10_000,
-            // What proxies in front allow by default.
-            max_head: 16 * 1024,
-            // Five times the longest list of devices.
-            max_body: 1024 * 1024,
-            // 60 of the longest answers.
-            max_outstanding: 256 * 1024 * 1024,
-            // An answer of about 4 MB.
-            max_devices_per_request: 10_000,
-            waits_per_credential: WAITS_PER_CREDENTIAL,
-        }
-    }
-}
-
-/// [`ApiConfig::waits_per_credential`] unless the configuration says otherwise: as many as may wait in all, so that a single
-/// client of everything is not held up by it.
-pub const WAITS_PER_CREDENTIAL: usize = 200_000;
 /// Bytes of path and headers that are read at all. What lies between [`ApiConfig::max_head`] and this is answered with a
 /// sentence, and more than this, or than 100 headers, by hyper with a bare 431.
 const MAX_HEAD_READ: usize = 32 * 1024;
@@ -143,12 +106,34 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Failures to accept are logged this seldom.
 const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
+/// What an [`Api`] is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Last route and state of every device.
+    pub table: Arc<RouteTable>,
+    /// Those that ingest wakes after it recorded in `table`.
+    pub waiters: Arc<Waiters>,
+    /// Where ingest writes down which routes moved.
+    pub moves: Arc<MoveLog>,
+    /// The records, which the registry keeps in force in `table`.
+    pub registry: Registry,
+    /// The gateway's clock.
+    pub clock: Clock,
+    /// Who may use the API.
+    pub access: Access,
+    /// The threads whose counters are shown.
+    pub ingest: Vec<IngestSource>,
+    /// Bounds.
+    pub config: ApiConfig,
+}
+
 /// What the endpoints need: shared by all listeners.
 #[derive(Debug)]
 pub struct Api {
     table: Arc<RouteTable>,
     waiters: Arc<Waiters>,
     moves: Arc<MoveLog>,
+    registry: Registry,
     clock: Clock,
     waits: PacketWaits,
     streams: Arc<Streams>,
@@ -159,23 +144,20 @@ pub struct Api {
 }
 
 impl Api {
-    /// Puts the parts together. `waiters` are those that ingest wakes after it recorded in `table`, and `moves` is where it
-    /// writes down which routes that moved.
-    pub fn new(
-        table: Arc<RouteTable>,
-        waiters: Arc<Waiters>,
-        moves: Arc<MoveLog>,
-        clock: Clock,
-        access: Access,
-        ingest: Vec<IngestSource>,
-        config: ApiConfig,
-    ) -> Self {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { table, waiters, moves, registry, clock, access, ingest, config } = parts;
         let waits = PacketWaits::new(Arc::clone(&table), Arc::clone(&waiters));
         let streams = Arc::new(Streams::new(waits.clone()));
         let census = Arc::new(Census::new(Arc::clone(&table), clock));
         let (for_metrics, counted) = (Arc::clone(&waiters), Arc::clone(&census));
         let metrics = Metrics::new(Arc::clone(&table), for_metrics, counted, ingest, clock.now());
-        Self { table, waiters, moves, clock, waits, streams, census, access, metrics, config }
+        Self { table, waiters, moves, registry, clock, waits, streams, census, access, metrics, config }
+    }
+
+    /// Who may use it.
+    pub const fn access(&self) -> &Access {
+        &self.access
     }
 }
 
@@ -276,25 +258,35 @@ impl Surface {
     /// What waits here may wait by the hundred thousand: the request is boxed, so that its room is free again, and no
     /// future holds another one twice.
     async fn respond(self: Arc<Self>, peer: Arc<Peer>, request: Request<Incoming>) -> Outcome {
-        let in_flight = peer.begin(request.version());
-        let matched = self.router.resolve(request.method(), request.uri().path());
+        let (in_flight, begun) = (peer.begin(request.version()), Instant::now());
+        let Matched { template, needs, endpoint } = self.router.resolve(request.method(), request.uri().path());
         let format = Format::accepted(request.headers());
         let (head, http2) = (request.method() == Method::HEAD, request.version() == Version::HTTP_2);
         let has_body = !request.body().is_end_stream();
-        let answer = match self.admit(&matched, &request) {
+        let (answer, held) = match self.admit(needs, endpoint, &request, begun).await {
             Ok((caller, endpoint)) => {
-                let (api, shutdown, begun) = (&self.api, self.shutdown.clone(), Instant::now());
-                let call = Call { api, room: &self.room, caller, peer: &peer, http2, head, shutdown, format, begun };
-                unwound(pin!(call.answer(endpoint, Box::new(request)))).await
+                let (api, shutdown, held) = (&self.api, self.shutdown.clone(), OnceLock::new());
+                let caller = Box::new(caller);
+                let call =
+                    Call { api, room: &self.room, caller, peer: &peer, http2, head, shutdown, format, begun, held };
+                let answer = unwound(pin!(call.answer(endpoint, Box::new(request)))).await;
+                (answer, call.held.into_inner())
             }
-            Err(error) => Err(error),
+            Err(error) => (Err(error), None),
         };
         if has_body && answer.is_err() {
             peer.refuse_body();
         }
-        let with_room = answer.and_then(|reply| self.with_room(reply));
+        let with_room = match answer {
+            Ok(reply) if needs.changes() => Ok(self.with_room_after_change(reply, held)),
+            Err(ApiError::Slow) if needs.changes() => Err(ApiError::SlowChange),
+            answer => {
+                drop(held);
+                answer.and_then(|reply| self.with_room(reply))
+            }
+        };
         let (mut reply, room) = with_room.unwrap_or_else(|error| (refusal(&error, format, http2), None));
-        self.api.metrics.request(matched.template, reply.status());
+        self.api.metrics.request(template, reply.status());
         finish(&mut reply, head);
         Ok(reply.map(|body| Outgoing::new(body, room, in_flight, http2)))
     }
@@ -304,18 +296,45 @@ impl Surface {
         Ok((reply, room))
     }
 
+    /// What was done is told in any case: in the room that the body had, if there is no other.
+    fn with_room_after_change(&self, reply: Reply, held: Option<Taken>) -> (Reply, Option<Taken>) {
+        let room = self.room.take_for_answer(reply.body().len().unwrap_or(0)).unwrap_or(held);
+        (reply, room)
+    }
+
     /// Who asks what, if that is all right so far.
-    fn admit(&self, matched: &Matched, request: &Request<Incoming>) -> Result<(Caller<'_>, Endpoint), ApiError> {
+    async fn admit(
+        &self,
+        needs: Needs,
+        endpoint: Result<Endpoint, Unroutable>,
+        request: &Request<Incoming>,
+        begun: Instant,
+    ) -> Result<(Caller, Endpoint), ApiError> {
         let (len, max) = (head_len(request), self.api.config.max_head);
         if len > max {
             return Err(ApiError::HeadTooLarge { len, max });
         }
-        let caller = if self.open || matched.open {
-            Caller::anyone()
-        } else {
-            self.api.access.admit(request.headers()).ok_or(ApiError::Unauthorized)?
+        if self.open || needs == Needs::Nothing {
+            return Ok((Caller::anyone(), endpoint?));
+        }
+        if self.api.access.is_open() {
+            origin::check(request)?;
+        }
+        let caller = match self.api.access.admit(request.headers(), self.api.clock.now())? {
+            Admission::Caller(caller) => caller,
+            Admission::Token(bearer) => {
+                let by = begun + self.api.config.request_timeout;
+                Box::pin(timeout_at(by, self.bearer(bearer))).await.unwrap_or(Err(ApiError::Slow))?
+            }
         };
-        Ok((caller, matched.endpoint?))
+        let endpoint = endpoint?;
+        caller.meets(needs)?;
+        Ok((caller, endpoint))
+    }
+
+    async fn bearer(&self, bearer: Bearer) -> Result<Caller, ApiError> {
+        let number = self.api.registry.organisation_number(bearer.organisation()).await?;
+        bearer.of(number)
     }
 
     /// Answers a connection too many, as far as that goes without waiting.
@@ -477,6 +496,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::auth::keys::KeyPair;
+    use crate::registry::Live;
     use crate::table::TableConfig;
     use crate::waiters::WaitersConfig;
 
@@ -489,14 +510,34 @@ mod tests {
         assert!(size <= 2048, "{size} bytes, of 3 KB that a wait over HTTP/2 may take in all");
     }
 
-    fn surface(shutting_down: bool) -> Arc<Surface> {
+    /// An API without ingest that everybody may use. It goes on without the directory of its registry.
+    pub(super) async fn api() -> Arc<Api> {
+        let directory = tempfile::tempdir().unwrap();
         let table = Arc::new(RouteTable::new(&TableConfig::default()));
         let waiters = Arc::new(Waiters::new(&WaitersConfig::default()));
-        let config = ApiConfig::default();
-        let api =
-            Arc::new(Api::new(table, waiters, Arc::default(), Clock::default(), Access::open(), Vec::new(), config));
+        let live = Live {
+            keys: Arc::default(),
+            table: Arc::clone(&table),
+            waiters: Arc::clone(&waiters),
+            cloud_keys: KeyPair::from_private([7; 32]),
+            configured: Arc::default(),
+        };
+        let clock = Clock::default();
+        Arc::new(Api::new(Parts {
+            table,
+            waiters,
+            moves: Arc::default(),
+            registry: Registry::open(directory.path(), live, clock).await.unwrap(),
+            clock,
+            access: Access::open(),
+            ingest: Vec::new(),
+            config: ApiConfig::default(),
+        }))
+    }
+
+    async fn surface(shutting_down: bool) -> Arc<Surface> {
         let (_, shutdown) = watch::channel(shutting_down);
-        Arc::new(Surface::new(Router::new(), false, api, shutdown))
+        Arc::new(Surface::new(Router::new(), false, api().await, shutdown))
     }
 
     #[tokio::test]
@@ -513,11 +554,11 @@ mod tests {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (stream, _) = listener.accept().await.unwrap();
             let graceful = GracefulShutdown::new();
-            let (surface, peer, builders) = (surface(shutting_down), Peer::new(stream), Builders::new());
+            let (surface, peer, builders) = (surface(shutting_down).await, Peer::new(stream), Builders::new());
             let connection = surface.exchange(&peer, builders.of(Preface::Http1), graceful.watcher());
             let exchange = async {
                 let request =
-                    format!("GET {path} HTTP/1.1\r\nhost: x\r\naccept: {accept}\r\nconnection: close\r\n\r\n");
+                    format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: {accept}\r\nconnection: close\r\n\r\n");
                 client.write_all(request.as_bytes()).await.unwrap();
                 let mut answer = String::new();
                 client.read_to_string(&mut answer).await.unwrap();

@@ -25,7 +25,15 @@ pub(super) struct Room(Arc<Semaphore>);
 /// Some of a [`Room`]; given back on drop.
 #[derive(Debug)]
 pub(super) struct Taken {
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Taken {
+    /// As much of it as `len` bytes need.
+    pub(super) fn shrunk(mut self, len: usize) -> Self {
+        drop(self.permit.split(self.permit.num_permits().saturating_sub(len)));
+        self
+    }
 }
 
 impl Room {
@@ -37,7 +45,7 @@ impl Room {
     pub(super) fn take(&self, len: usize) -> Option<Taken> {
         let len = u32::try_from(len).ok()?;
         let permit = Arc::clone(&self.0).try_acquire_many_owned(len).ok()?;
-        Some(Taken { _permit: permit })
+        Some(Taken { permit })
     }
 
     /// What an answer of `len` bytes needs: nothing if it is small.
@@ -182,6 +190,15 @@ mod tests {
         assert!(room.take(60_000).is_none());
         drop(parts);
         assert!(room.take(60_000).is_some());
+    }
+
+    #[test]
+    fn room_that_was_not_needed_is_free_again() {
+        let room = Room::new(100);
+        let taken = room.take(100).unwrap().shrunk(30);
+        assert!(room.take(71).is_none() && room.take(70).is_some());
+        drop((taken.shrunk(31), room.take(70)));
+        assert!(room.take(100).is_some());
     }
 
     #[test]

@@ -5,11 +5,12 @@
 
 use hyper::Method;
 use percent_encoding::percent_decode_str;
+use uuid::Uuid;
 
 use crate::id::{DeviceId, IdError};
 
 /// An endpoint, with what its path names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// `GET /health`: the process answers.
     Health,
@@ -19,88 +20,240 @@ pub enum Endpoint {
     Metrics,
     /// `GET /gateway`: how the gateway is.
     Gateway,
+    /// `POST /apiKey`.
+    CreateApiKey,
+    /// `GET /apiKey`.
+    ApiKeys,
+    /// `DELETE /apiKey/id/{id}`.
+    DeleteApiKey(Uuid),
+    /// `GET /openapi.json`: what the API is.
+    Description,
+    /// `GET /docs`: a page to read that and to try the API.
+    Page,
+    /// `GET /docs/page.js`: its script.
+    PageScript,
+    /// `GET /docs/page.css`: its style.
+    PageStyle,
+    /// `GET /organisation`.
+    Organisations,
+    /// `POST /organisation`.
+    CreateOrganisation,
+    /// `GET /organisation/id/{id}`.
+    Organisation(Uuid),
+    /// `DELETE /organisation/id/{id}`.
+    DeleteOrganisation(Uuid),
+    /// `GET /organisation/name/{name}`.
+    OrganisationNamed(Box<str>),
+    /// `GET /board`.
+    Boards,
+    /// `POST /board`.
+    CreateBoard,
+    /// `GET /board/id/{id}`.
+    Board(Uuid),
+    /// `DELETE /board/id/{id}`.
+    DeleteBoard(Uuid),
+    /// `GET /board/id/{id}/devices`.
+    DevicesOfBoard(Uuid),
+    /// `GET /network`.
+    Networks,
+    /// `POST /network`.
+    CreateNetwork,
+    /// `GET /network/id/{id}`.
+    Network(Uuid),
+    /// `DELETE /network/id/{id}`.
+    DeleteNetwork(Uuid),
+    /// `GET /device`.
+    Devices,
+    /// `POST /device`.
+    CreateDevice,
+    /// `POST /device/batch`: several, all or none.
+    CreateDevices,
+    /// `POST /device/import`: several, each for itself.
+    ImportDevices,
+    /// `GET /device/export`.
+    ExportDevices,
+    /// `GET /device-and-state`.
+    DevicesAndStates,
+    /// `GET /device/unregistered`: what was heard of devices that are not registered.
+    UnregisteredDevices,
+    /// `GET /device/id/{id}`.
+    Device(Uuid),
+    /// `PUT /device/id/{id}`.
+    UpdateDevice(Uuid),
+    /// `DELETE /device/id/{id}`.
+    DeleteDevice(Uuid),
+    /// `GET /device/deviceId/{deviceId}`.
+    DeviceWithId(DeviceId),
+    /// `GET /device/soc/{soc}/mcuId/{mcuId}`.
+    DeviceWithHardware(Box<Hardware>),
+    /// `PUT /device/deviceId/{deviceId}/key`.
+    SetDeviceKey(DeviceId),
+    /// `GET /device/id/{id}/state`.
+    StateOfRecord(Uuid),
+    /// `PUT /device/id/{id}/state`.
+    SetState(Uuid),
+    /// `GET /device/deviceId/{deviceId}/state`.
+    State(DeviceId),
     /// `GET /device/deviceId/{deviceId}/lastRoute`.
     LastRoute(DeviceId),
     /// `POST /device/lastRoute`.
     LastRoutes,
-    /// `GET /device/deviceId/{deviceId}/state`.
-    State(DeviceId),
     /// `GET /device/deviceId/{deviceId}/waitForPacket`.
     WaitForPacket(DeviceId),
     /// `POST /device/waitForPacket`.
     WaitForPackets,
 }
 
+/// What a path says of the hardware of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hardware {
+    /// The system on chip of its board.
+    pub soc: Box<str>,
+    /// Its hardware id, or any other text.
+    pub mcu_id: Box<str>,
+}
+
+/// What an endpoint demands of its caller. Each but the first also demands what is before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Needs {
+    /// Not even credentials.
+    Nothing,
+    /// To read what the caller may see.
+    Read,
+    /// To change what is the caller's organisation's.
+    Write,
+    /// To read what concerns all organisations.
+    Operator,
+    /// To change what concerns all organisations.
+    Administrator,
+}
+
+impl Needs {
+    /// Whether something is changed.
+    pub const fn changes(self) -> bool {
+        matches!(self, Self::Write | Self::Administrator)
+    }
+}
+
 /// Why no endpoint answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unroutable {
     /// No such path.
     Path,
     /// The path has no such method.
     Method {
         /// The methods it has, as in the header `Allow`.
-        allow: &'static str,
+        allow: String,
     },
     /// The path names no device.
     Device(IdError),
+    /// The path has no record id where one should be.
+    Record,
+    /// The path has a part that is no text.
+    Text,
 }
 
 /// What a path was found to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Matched {
     /// The template of the path, or [`UNMATCHED`]: the only form in which paths appear in metrics.
     pub template: &'static str,
-    /// Whether it is served without credentials.
-    pub open: bool,
+    /// What is demanded of the caller. Where there is no endpoint, credentials that are good for anything.
+    pub needs: Needs,
     /// The endpoint.
     pub endpoint: Result<Endpoint, Unroutable>,
+}
+
+/// A method of a path.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The path, with the names of its variable parts in braces.
+    pub template: &'static str,
+    /// The method.
+    pub method: &'static Method,
+    /// What is demanded of the caller.
+    pub needs: Needs,
+    endpoint: Make,
 }
 
 /// The template of all paths that do not exist.
 pub const UNMATCHED: &str = "unmatched";
 
-/// The paths and their methods.
-#[derive(Clone, Debug)]
-pub struct Router(matchit::Router<Row>);
-
-#[derive(Clone, Copy, Debug)]
-struct Row {
-    template: &'static str,
-    method: &'static Method,
-    endpoint: Kind,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Plain(Endpoint),
-    OfDevice(fn(DeviceId) -> Endpoint),
-}
-
-const ROWS: [Row; 9] = [
-    Row { template: "/health", method: &Method::GET, endpoint: Kind::Plain(Endpoint::Health) },
-    Row { template: "/readyz", method: &Method::GET, endpoint: Kind::Plain(Endpoint::Ready) },
-    Row { template: METRICS, method: &Method::GET, endpoint: Kind::Plain(Endpoint::Metrics) },
-    Row { template: "/gateway", method: &Method::GET, endpoint: Kind::Plain(Endpoint::Gateway) },
-    Row { template: "/device/lastRoute", method: &Method::POST, endpoint: Kind::Plain(Endpoint::LastRoutes) },
-    Row { template: "/device/waitForPacket", method: &Method::POST, endpoint: Kind::Plain(Endpoint::WaitForPackets) },
-    Row {
-        template: "/device/deviceId/{deviceId}/lastRoute",
-        method: &Method::GET,
-        endpoint: Kind::OfDevice(Endpoint::LastRoute),
-    },
-    Row {
-        template: "/device/deviceId/{deviceId}/state",
-        method: &Method::GET,
-        endpoint: Kind::OfDevice(Endpoint::State),
-    },
-    Row {
-        template: "/device/deviceId/{deviceId}/waitForPacket",
-        method: &Method::GET,
-        endpoint: Kind::OfDevice(Endpoint::WaitForPacket),
-    },
+/// Every method of every path. Those of one path stand together, in the order in which `Allow` names them.
+pub const ROWS: &[Row] = &[
+    get("/health", Needs::Nothing, |_| Ok(Endpoint::Health)),
+    get("/readyz", Needs::Nothing, |_| Ok(Endpoint::Ready)),
+    get(METRICS, Needs::Operator, |_| Ok(Endpoint::Metrics)),
+    get("/gateway", Needs::Operator, |_| Ok(Endpoint::Gateway)),
+    get("/apiKey", Needs::Operator, |_| Ok(Endpoint::ApiKeys)),
+    post("/apiKey", Needs::Administrator, |_| Ok(Endpoint::CreateApiKey)),
+    delete("/apiKey/id/{id}", Needs::Administrator, |path| path.record().map(Endpoint::DeleteApiKey)),
+    get("/openapi.json", Needs::Nothing, |_| Ok(Endpoint::Description)),
+    get("/docs", Needs::Nothing, |_| Ok(Endpoint::Page)),
+    get("/docs/page.js", Needs::Nothing, |_| Ok(Endpoint::PageScript)),
+    get("/docs/page.css", Needs::Nothing, |_| Ok(Endpoint::PageStyle)),
+    get("/organisation", Needs::Read, |_| Ok(Endpoint::Organisations)),
+    post("/organisation", Needs::Administrator, |_| Ok(Endpoint::CreateOrganisation)),
+    get("/organisation/id/{id}", Needs::Read, |path| path.record().map(Endpoint::Organisation)),
+    delete("/organisation/id/{id}", Needs::Administrator, |path| path.record().map(Endpoint::DeleteOrganisation)),
+    get("/organisation/name/{name}", Needs::Read, |path| path.text("name").map(Endpoint::OrganisationNamed)),
+    get("/board", Needs::Read, |_| Ok(Endpoint::Boards)),
+    post("/board", Needs::Write, |_| Ok(Endpoint::CreateBoard)),
+    get("/board/id/{id}", Needs::Read, |path| path.record().map(Endpoint::Board)),
+    delete("/board/id/{id}", Needs::Write, |path| path.record().map(Endpoint::DeleteBoard)),
+    get("/board/id/{id}/devices", Needs::Read, |path| path.record().map(Endpoint::DevicesOfBoard)),
+    get("/network", Needs::Read, |_| Ok(Endpoint::Networks)),
+    post("/network", Needs::Write, |_| Ok(Endpoint::CreateNetwork)),
+    get("/network/id/{id}", Needs::Read, |path| path.record().map(Endpoint::Network)),
+    delete("/network/id/{id}", Needs::Write, |path| path.record().map(Endpoint::DeleteNetwork)),
+    get("/device", Needs::Read, |_| Ok(Endpoint::Devices)),
+    post("/device", Needs::Write, |_| Ok(Endpoint::CreateDevice)),
+    post("/device/batch", Needs::Write, |_| Ok(Endpoint::CreateDevices)),
+    post("/device/import", Needs::Write, |_| Ok(Endpoint::ImportDevices)),
+    get("/device/export", Needs::Read, |_| Ok(Endpoint::ExportDevices)),
+    get("/device/unregistered", Needs::Operator, |_| Ok(Endpoint::UnregisteredDevices)),
+    get("/device-and-state", Needs::Read, |_| Ok(Endpoint::DevicesAndStates)),
+    get("/device/id/{id}", Needs::Read, |path| path.record().map(Endpoint::Device)),
+    put("/device/id/{id}", Needs::Write, |path| path.record().map(Endpoint::UpdateDevice)),
+    delete("/device/id/{id}", Needs::Write, |path| path.record().map(Endpoint::DeleteDevice)),
+    get("/device/id/{id}/state", Needs::Read, |path| path.record().map(Endpoint::StateOfRecord)),
+    put("/device/id/{id}/state", Needs::Write, |path| path.record().map(Endpoint::SetState)),
+    get("/device/deviceId/{deviceId}", Needs::Read, |path| path.device().map(Endpoint::DeviceWithId)),
+    put("/device/deviceId/{deviceId}/key", Needs::Write, |path| path.device().map(Endpoint::SetDeviceKey)),
+    get("/device/deviceId/{deviceId}/state", Needs::Read, |path| path.device().map(Endpoint::State)),
+    get("/device/deviceId/{deviceId}/lastRoute", Needs::Read, |path| path.device().map(Endpoint::LastRoute)),
+    get("/device/deviceId/{deviceId}/waitForPacket", Needs::Read, |path| path.device().map(Endpoint::WaitForPacket)),
+    get("/device/soc/{soc}/mcuId/{mcuId}", Needs::Read, |path| {
+        let hardware = Hardware { soc: path.text("soc")?, mcu_id: path.text("mcuId")? };
+        Ok(Endpoint::DeviceWithHardware(Box::new(hardware)))
+    }),
+    post("/device/lastRoute", Needs::Read, |_| Ok(Endpoint::LastRoutes)),
+    post("/device/waitForPacket", Needs::Read, |_| Ok(Endpoint::WaitForPackets)),
 ];
 
 const METRICS: &str = "/metrics";
+
+type Make = fn(&Named) -> Result<Endpoint, Unroutable>;
+
+const fn get(template: &'static str, needs: Needs, endpoint: Make) -> Row {
+    Row { template, method: &Method::GET, needs, endpoint }
+}
+
+const fn post(template: &'static str, needs: Needs, endpoint: Make) -> Row {
+    Row { template, method: &Method::POST, needs, endpoint }
+}
+
+const fn put(template: &'static str, needs: Needs, endpoint: Make) -> Row {
+    Row { template, method: &Method::PUT, needs, endpoint }
+}
+
+const fn delete(template: &'static str, needs: Needs, endpoint: Make) -> Row {
+    Row { template, method: &Method::DELETE, needs, endpoint }
+}
+
+/// The paths and their methods.
+#[derive(Clone, Debug)]
+pub struct Router(matchit::Router<&'static [Row]>);
 
 impl Router {
     /// Every path of the API.
@@ -108,16 +261,19 @@ impl Router {
         Self::of(|_| true)
     }
 
-    /// `GET /metrics` and nothing else, without credentials.
+    /// `GET /metrics` and nothing else.
     pub fn metrics_only() -> Self {
-        Self::of(|row| row.template == METRICS)
+        Self::of(|template| template == METRICS)
     }
 
     #[allow(clippy::expect_used, reason = "the rows are constants, and every test builds a router of them")]
-    fn of(keep: impl Fn(&Row) -> bool) -> Self {
+    fn of(keep: impl Fn(&str) -> bool) -> Self {
         let mut router = matchit::Router::new();
-        for row in ROWS.into_iter().filter(keep) {
-            router.insert(row.template, row).expect("distinct templates");
+        for rows in ROWS.chunk_by(|row, next| row.template == next.template) {
+            let template = rows[0].template;
+            if keep(template) {
+                router.insert(template, rows).expect("distinct templates, the rows of each together");
+            }
         }
         Self(router)
     }
@@ -125,16 +281,18 @@ impl Router {
     /// Finds the endpoint of a request. `HEAD` is answered wherever `GET` is.
     pub fn resolve(&self, method: &Method, path: &str) -> Matched {
         let Ok(found) = self.0.at(path) else {
-            return Matched { template: UNMATCHED, open: false, endpoint: Err(Unroutable::Path) };
+            return Matched { template: UNMATCHED, needs: Needs::Read, endpoint: Err(Unroutable::Path) };
         };
-        let row = found.value;
-        let open = matches!(row.endpoint, Kind::Plain(Endpoint::Health | Endpoint::Ready));
-        let endpoint = if row.accepts(method) {
-            row.endpoint(found.params.get("deviceId"))
-        } else {
-            Err(Unroutable::Method { allow: row.allow() })
-        };
-        Matched { template: row.template, open, endpoint }
+        let rows = *found.value;
+        let template = rows[0].template;
+        match rows.iter().find(|row| row.accepts(method)) {
+            Some(row) => Matched { template, needs: row.needs, endpoint: (row.endpoint)(&Named(found.params)) },
+            None => Matched {
+                template,
+                needs: rows[0].needs.min(Needs::Read),
+                endpoint: Err(Unroutable::Method { allow: allow(rows) }),
+            },
+        }
     }
 }
 
@@ -148,20 +306,37 @@ impl Row {
     fn accepts(&self, method: &Method) -> bool {
         method == self.method || (method == Method::HEAD && self.method == Method::GET)
     }
+}
 
-    fn allow(&self) -> &'static str {
-        if self.method == Method::GET { "GET, HEAD" } else { "POST" }
+fn allow(rows: &[Row]) -> String {
+    let names = rows.iter().map(|row| if row.method == Method::GET { "GET, HEAD" } else { row.method.as_str() });
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// The variable parts of a path.
+struct Named<'k, 'v>(matchit::Params<'k, 'v>);
+
+impl Named<'_, '_> {
+    fn device(&self) -> Result<DeviceId, Unroutable> {
+        let text = self.text("deviceId").map_err(|_| Unroutable::Device(IdError::Device))?;
+        text.parse().map_err(Unroutable::Device)
     }
 
-    fn endpoint(&self, device: Option<&str>) -> Result<Endpoint, Unroutable> {
-        let of_device = match self.endpoint {
-            Kind::Plain(endpoint) => return Ok(endpoint),
-            Kind::OfDevice(of_device) => of_device,
-        };
-        let text = percent_decode_str(device.unwrap_or_default()).decode_utf8();
-        let id = text.map_err(|_| IdError::Device).and_then(|text| text.parse());
-        id.map(of_device).map_err(Unroutable::Device)
+    fn record(&self) -> Result<Uuid, Unroutable> {
+        record_id(&self.text("id").map_err(|_| Unroutable::Record)?).ok_or(Unroutable::Record)
     }
+
+    fn text(&self, name: &str) -> Result<Box<str>, Unroutable> {
+        let encoded = self.0.get(name).unwrap_or_default();
+        let text = percent_decode_str(encoded).decode_utf8().map_err(|_| Unroutable::Text)?;
+        Ok(text.into())
+    }
+}
+
+/// A record id in its one text form: groups of hex digits, in whatever case, and hyphens.
+pub(super) fn record_id(text: &str) -> Option<Uuid> {
+    let id = Uuid::try_parse(text).ok()?;
+    (text.len() == uuid::fmt::Hyphenated::LENGTH).then_some(id)
 }
 
 #[cfg(test)]
@@ -169,6 +344,7 @@ mod tests {
     use super::*;
 
     const DEVICE: DeviceId = DeviceId(0xd291_d4d6_6bf0_a955);
+    const RECORD: Uuid = Uuid::from_u128(0x0198_c0de_0000_7000_8000_0000_0000_002a);
 
     fn resolve(method: &str, path: &str) -> Result<Endpoint, Unroutable> {
         Router::new().resolve(&method.parse().unwrap(), path).endpoint
@@ -176,20 +352,64 @@ mod tests {
 
     #[test]
     fn every_path_has_its_endpoint() {
+        let hardware =
+            Endpoint::DeviceWithHardware(Box::new(Hardware { soc: "nRF9151".into(), mcu_id: "00aaBB".into() }));
+        let mut named = std::collections::BTreeSet::new();
         for (method, path, endpoint) in [
             ("GET", "/health", Endpoint::Health),
             ("HEAD", "/health", Endpoint::Health),
             ("GET", "/readyz", Endpoint::Ready),
             ("GET", "/metrics", Endpoint::Metrics),
             ("GET", "/gateway", Endpoint::Gateway),
-            ("POST", "/device/lastRoute", Endpoint::LastRoutes),
-            ("POST", "/device/waitForPacket", Endpoint::WaitForPackets),
+            ("POST", "/apiKey", Endpoint::CreateApiKey),
+            ("GET", "/apiKey", Endpoint::ApiKeys),
+            ("DELETE", "/apiKey/id/0198c0de-0000-7000-8000-00000000002a", Endpoint::DeleteApiKey(RECORD)),
+            ("GET", "/openapi.json", Endpoint::Description),
+            ("GET", "/docs", Endpoint::Page),
+            ("GET", "/docs/page.js", Endpoint::PageScript),
+            ("GET", "/docs/page.css", Endpoint::PageStyle),
+            ("GET", "/organisation", Endpoint::Organisations),
+            ("POST", "/organisation", Endpoint::CreateOrganisation),
+            ("GET", "/organisation/id/0198c0de-0000-7000-8000-00000000002a", Endpoint::Organisation(RECORD)),
+            ("DELETE", "/organisation/id/0198C0DE-0000-7000-8000-00000000002A", Endpoint::DeleteOrganisation(RECORD)),
+            ("GET", "/organisation/name/Acme", Endpoint::OrganisationNamed("Acme".into())),
+            ("GET", "/board", Endpoint::Boards),
+            ("POST", "/board", Endpoint::CreateBoard),
+            ("GET", "/board/id/0198c0de-0000-7000-8000-00000000002a", Endpoint::Board(RECORD)),
+            ("DELETE", "/board/id/0198c0de-0000-7000-8000-00000000002a", Endpoint::DeleteBoard(RECORD)),
+            ("GET", "/board/id/0198c0de-0000-7000-8000-00000000002a/devices", Endpoint::DevicesOfBoard(RECORD)),
+            ("GET", "/network", Endpoint::Networks),
+            ("POST", "/network", Endpoint::CreateNetwork),
+            ("GET", "/network/id/0198c0de-0000-7000-8000-00000000002a", Endpoint::Network(RECORD)),
+            ("DELETE", "/network/id/0198c0de-0000-7000-8000-00000000002a", Endpoint::DeleteNetwork(RECORD)),
+            ("GET", "/device", Endpoint::Devices),
+            ("POST", "/device", Endpoint::CreateDevice),
+            ("POST", "/device/batch", Endpoint::CreateDevices),
+            ("POST", "/device/import", Endpoint::ImportDevices),
+            ("GET", "/device/export", Endpoint::ExportDevices),
+            ("GET", "/device/unregistered", Endpoint::UnregisteredDevices),
+            ("GET", "/device-and-state", Endpoint::DevicesAndStates),
+            ("GET", "/device/id/0198c0de-0000-7000-8000-00000000002a", Endpoint::Device(RECORD)),
+            ("PUT", "/device/id/0198c0de-0000-7000-8000-00000000002a", Endpoint::UpdateDevice(RECORD)),
+            ("DELETE", "/device/id/0198c0de-0000-7000-8000-00000000002a", Endpoint::DeleteDevice(RECORD)),
+            ("GET", "/device/id/0198c0de-0000-7000-8000-00000000002a/state", Endpoint::StateOfRecord(RECORD)),
+            ("PUT", "/device/id/0198c0de-0000-7000-8000-00000000002a/state", Endpoint::SetState(RECORD)),
+            ("GET", "/device/deviceId/d291d4d66bf0a955", Endpoint::DeviceWithId(DEVICE)),
+            ("PUT", "/device/deviceId/d291d4d66bf0a955/key", Endpoint::SetDeviceKey(DEVICE)),
+            ("GET", "/device/deviceId/D291D4D66BF0A955/state", Endpoint::State(DEVICE)),
             ("GET", "/device/deviceId/d291d4d66bf0a955/lastRoute", Endpoint::LastRoute(DEVICE)),
             ("HEAD", "/device/deviceId/d291d4d66bf0a955/lastRoute", Endpoint::LastRoute(DEVICE)),
-            ("GET", "/device/deviceId/D291D4D66BF0A955/state", Endpoint::State(DEVICE)),
             ("GET", "/device/deviceId/d291d4d66bf0a955/waitForPacket", Endpoint::WaitForPacket(DEVICE)),
+            ("GET", "/device/soc/nRF9151/mcuId/00aaBB", hardware),
+            ("POST", "/device/lastRoute", Endpoint::LastRoutes),
+            ("POST", "/device/waitForPacket", Endpoint::WaitForPackets),
         ] {
-            assert_eq!(resolve(method, path), Ok(endpoint), "{method} {path}");
+            let matched = Router::new().resolve(&method.parse().unwrap(), path);
+            assert_eq!(matched.endpoint, Ok(endpoint), "{method} {path}");
+            named.insert((matched.template, method));
+        }
+        for row in ROWS {
+            assert!(named.contains(&(row.template, row.method.as_str())), "{row:?} is not in this table");
         }
     }
 
@@ -202,12 +422,24 @@ mod tests {
             "/Health",
             "/health/",
             "//health",
-            "/device",
-            "/device/deviceId/d291d4d66bf0a955",
+            "/organisation/",
+            "/organisation/id",
+            "/organisation/id/",
+            "/organisation/name/",
+            "/organisation/name/a/b",
+            "/board/id/0198c0de-0000-7000-8000-00000000002a/devices/",
+            "/device/",
+            "/devices",
+            "/device/soc//mcuId/00",
+            "/device/soc/nRF9151/mcuId/",
+            "/device/soc/nRF9151/mcuid/00",
+            "/device/deviceid/d291d4d66bf0a955",
             "/device/deviceId//lastRoute",
             "/device/deviceId/d291d4d66bf0a955/lastRoute/",
             "/device/lastRoute/",
             "/device/deviceId/d291d4d66bf0a955/x",
+            "/device/deviceId/d291d4d66bf0a955/application/state",
+            "/device/deviceId/d291d4d66bf0a955/loggerStates",
             "/device/deviceId/d291/d4d66bf0a955/state",
             "/metrics/x",
         ] {
@@ -223,11 +455,17 @@ mod tests {
             ("GET", "/device/lastRoute", "POST"),
             ("HEAD", "/device/lastRoute", "POST"),
             ("GET", "/device/waitForPacket", "POST"),
+            ("GET", "/device/batch", "POST"),
             ("DELETE", "/device/deviceId/d291d4d66bf0a955/state", "GET, HEAD"),
             ("PUT", "/device/deviceId/no-device/lastRoute", "GET, HEAD"),
+            ("GET", "/device/deviceId/d291d4d66bf0a955/key", "PUT"),
+            ("DELETE", "/device", "GET, HEAD, POST"),
+            ("PATCH", "/device/id/no-record", "GET, HEAD, PUT, DELETE"),
+            ("POST", "/device/id/no-record/state", "GET, HEAD, PUT"),
+            ("PUT", "/network/id/no-record", "GET, HEAD, DELETE"),
             ("get", "/health", "GET, HEAD"),
         ] {
-            assert_eq!(resolve(method, path), Err(Unroutable::Method { allow }), "{method} {path}");
+            assert_eq!(resolve(method, path), Err(Unroutable::Method { allow: allow.to_owned() }), "{method} {path}");
         }
     }
 
@@ -242,14 +480,63 @@ mod tests {
     }
 
     #[test]
-    fn templates_name_no_device_and_only_the_two_probes_are_open() {
+    fn a_text_in_a_path_may_have_any_character_as_long_as_it_is_encoded() {
+        for (encoded, name) in [
+            ("a%2Fb", "a/b"),
+            ("%2F", "/"),
+            ("%2E%2E", ".."),
+            ("a+b%20c", "a+b c"),
+            ("%25", "%"),
+            ("%zz%", "%zz%"),
+            ("Gro%C3%9F", "Groß"),
+            ("%3F%23", "?#"),
+        ] {
+            let path = format!("/organisation/name/{encoded}");
+            assert_eq!(resolve("GET", &path), Ok(Endpoint::OrganisationNamed(name.into())), "{path}");
+        }
+        let hardware = Endpoint::DeviceWithHardware(Box::new(Hardware { soc: "a/b".into(), mcu_id: "x".into() }));
+        assert_eq!(resolve("GET", "/device/soc/a%2fb/mcuId/%78"), Ok(hardware));
+        assert_eq!(resolve("GET", "/organisation/name/%ff"), Err(Unroutable::Text));
+        assert_eq!(resolve("GET", "/device/soc/x/mcuId/%c3"), Err(Unroutable::Text));
+    }
+
+    #[test]
+    fn a_record_id_has_one_form() {
+        for bad in [
+            "1",
+            "d291d4d66bf0a955",
+            "0198c0de00007000800000000000002a",
+            "%7B0198c0de-0000-7000-8000-00000000002a%7D",
+            "urn:uuid:0198c0de-0000-7000-8000-00000000002a",
+            "0198c0de-0000-7000-8000-00000000002g",
+            "0198c0de-0000-7000-8000-00000000002a%00",
+            "%ff",
+        ] {
+            assert_eq!(resolve("GET", &format!("/device/id/{bad}")), Err(Unroutable::Record), "{bad}");
+        }
+    }
+
+    #[test]
+    fn templates_name_no_device_and_only_the_probes_and_the_description_are_open() {
         let router = Router::new();
         let matched = |path| router.resolve(&Method::GET, path);
         let state = matched("/device/deviceId/d291d4d66bf0a955/state");
         assert_eq!(state.template, "/device/deviceId/{deviceId}/state");
-        assert_eq!(matched("/d291d4d66bf0a955").template, UNMATCHED);
-        let open: Vec<_> = ROWS.iter().filter(|row| matched(row.template).open).map(|row| row.template).collect();
-        assert_eq!(open, ["/health", "/readyz"]);
+        assert_eq!((matched("/d291d4d66bf0a955").template, matched("/x").needs), (UNMATCHED, Needs::Read));
+        let open: Vec<_> = ROWS.iter().filter(|row| row.needs == Needs::Nothing).map(|row| row.template).collect();
+        let described = ["/openapi.json", "/docs", "/docs/page.js", "/docs/page.css"];
+        assert_eq!(open, [&["/health", "/readyz"], &described[..]].concat());
+        assert_eq!(router.resolve(&Method::PUT, "/health").needs, Needs::Nothing);
+        assert_eq!(router.resolve(&Method::PUT, "/metrics").needs, Needs::Read);
+    }
+
+    #[test]
+    fn what_changes_something_needs_more_than_to_read() {
+        let reads = ["/device/lastRoute", "/device/waitForPacket"];
+        for row in ROWS {
+            let changes = row.method != Method::GET && !reads.contains(&row.template);
+            assert_eq!(changes, row.needs.changes(), "{row:?}");
+        }
     }
 
     #[test]

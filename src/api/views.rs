@@ -4,16 +4,21 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::id::{Cursor, DeviceId};
+use crate::records::{Algorithm, ApplicationVersion, Device, NewDevice, present};
+use crate::registry::DeviceRecord;
 use crate::status::Time;
-use crate::table::route::{self, Relaying, Route, Snapshot};
-use crate::wire::container::{BtAddress, RouteInterface};
-use crate::wire::tdf::Version;
+use crate::table::route::{self, Snapshot};
+
+use super::description::names;
+pub use super::route_view::UplinkRoute;
 
 /// An error, whatever the endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Error {
     /// The HTTP status.
     pub code: u16,
@@ -22,65 +27,23 @@ pub struct Error {
 }
 
 /// `GET /health`.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[schema(as = HealthCheck)]
 pub struct Health {
     /// Always `ok`.
     pub health: &'static str,
 }
 
 /// `GET /readyz`, while ready.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct Ready {
     /// Always true.
     pub ready: bool,
 }
 
-/// How a device was heard.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct UplinkRoute {
-    interface: &'static str,
-    interface_data: InterfaceData,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    udp: Option<Udp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bt_adv: Option<BtLe>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bt_peripheral: Option<BtLe>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bt_central: Option<BtLe>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    forwarded: Option<Box<Forwarded>>,
-}
-
-#[derive(Clone, Copy, Debug, Serialize)]
-struct InterfaceData {
-    sequence: u16,
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct Udp {
-    address: SocketAddr,
-    time: Time,
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct BtLe {
-    address: String,
-    r#type: &'static str,
-}
-
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Forwarded {
-    device_id: DeviceId,
-    auth: u8,
-    rssi: i16,
-    route: UplinkRoute,
-}
-
 /// An entry of `POST /device/lastRoute`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = UplinkRouteAndDeviceId)]
 #[serde(rename_all = "camelCase")]
 pub struct RouteOfDevice {
     /// The device.
@@ -90,15 +53,17 @@ pub struct RouteOfDevice {
 }
 
 /// The request of `POST /device/lastRoute`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[schema(as = GetLastRoutesForDevicesBody)]
 #[serde(rename_all = "camelCase")]
 pub struct LastRoutes {
     /// Texts that should be device ids.
+    #[schema(value_type = Vec<DeviceId>, max_items = 10000)]
     pub device_ids: Vec<String>,
 }
 
 /// `GET /device/deviceId/{deviceId}/state`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceState {
     created_at: Time,
@@ -108,8 +73,12 @@ pub struct DeviceState {
     #[serde(skip_serializing_if = "Option::is_none")]
     application_version: Option<ApplicationVersion>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    algorithms: Option<Vec<Algorithm>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = names::route_type)]
     last_route_interface: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     last_route_udp_address: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_route_udp_time: Option<Time>,
@@ -121,49 +90,121 @@ pub struct DeviceState {
     first_packet_time: Option<Time>,
 }
 
-#[derive(Clone, Copy, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct ApplicationVersion {
-    major: u8,
-    minor: u8,
-    revision: u16,
-    build_num: u32,
+/// An entry of `GET /device-and-state`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct DeviceAndState {
+    /// The record.
+    #[serde(flatten)]
+    pub device: Device,
+    /// What is known of it.
+    pub state: DeviceState,
+}
+
+/// The request of `POST /device/batch`.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+pub struct NewDevices {
+    /// The devices.
+    #[schema(max_items = 10000)]
+    pub devices: Vec<NewDevice>,
 }
 
 /// `GET /device/deviceId/{deviceId}/waitForPacket`, when there is something to tell.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Waited {
+    /// Whose packet.
     device_id: DeviceId,
+    /// Its position, to wait after.
     cursor: Cursor,
+    /// How many packets were counted before it since the position that was asked after.
     #[serde(skip_serializing_if = "Option::is_none")]
     missed: Option<u64>,
+    /// Always true, where the position that was asked after is of another count.
     #[serde(skip_serializing_if = "Option::is_none")]
     reset: Option<bool>,
+    /// The latest packet, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     packet: Option<Packet>,
+    /// The route as it is now, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_route: Option<UplinkRoute>,
 }
 
+/// An entry of `GET /device/unregistered`.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Unregistered {
+    /// Which one.
+    device_id: DeviceId,
+    /// When it was first heard.
+    first_packet_time: Time,
+    /// When it was last heard.
+    last_packet_time: Time,
+    /// `ip:port` that its last datagram came from: its own or a relay's.
+    #[schema(value_type = String)]
+    source: SocketAddr,
+    /// Whose key its last packet was sealed with: `network` or `device`.
+    level: &'static str,
+    /// Whether its last packet cannot be a replay.
+    proved: bool,
+    /// How its route was proved, if it has one.
+    #[schema(schema_with = names::trust)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trust: Option<&'static str>,
+    /// The name of the type of its last packet.
+    r#type: &'static str,
+    /// How many were counted.
+    packets: u64,
+    /// Its route, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_route: Option<UplinkRoute>,
+}
+
+/// That a device which is followed is deleted.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Gone {
+    /// The device.
+    pub device_id: DeviceId,
+}
+
+/// That packets of devices of an organisation were lost.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lost {
+    /// The organisation.
+    pub organisation_id: Uuid,
+    /// Always true.
+    pub reset: bool,
+}
+
 /// The body of a request to `POST /device/waitForPacket`. One of `device_ids` and `organisation_id` is there.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(default, rename_all = "camelCase")]
 pub struct WaitForPackets {
     /// Device ids.
+    #[schema(value_type = Option<Vec<DeviceId>>, min_items = 1, max_items = 10000)]
+    #[serde(deserialize_with = "present")]
     pub device_ids: Option<Vec<String>>,
-    /// All devices of this organisation.
+    /// In place of `device_ids`: all devices of this organisation.
+    #[schema(format = Uuid)]
+    #[serde(deserialize_with = "present")]
     pub organisation_id: Option<String>,
     /// Cursors by device id.
+    #[schema(schema_with = names::positions)]
     pub after: BTreeMap<String, String>,
     /// Milliseconds. Any number, so that one out of range can be named.
+    #[schema(schema_with = names::timeout_ms)]
+    #[serde(deserialize_with = "present")]
     pub timeout_ms: Option<f64>,
     /// `any` or `all`.
+    #[schema(schema_with = names::wait_mode)]
+    #[serde(deserialize_with = "present")]
     pub mode: Option<String>,
 }
 
 /// `POST /device/waitForPacket`, when there is something to tell.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ManyWaited {
     /// What there is, by device.
@@ -174,77 +215,38 @@ pub struct ManyWaited {
     pub timed_out: bool,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Packet {
+    /// The name of its type.
     r#type: &'static str,
+    /// The number of its type.
     type_id: u8,
+    /// Whose key it was sealed with: `network` or `device`.
     level: &'static str,
+    /// Its number, by the device's count.
     sequence: u16,
+    /// When it was sealed, by the device's clock, in seconds of GPS time.
     gps_time: u32,
+    /// When it was received, by the gateway's clock.
     received_at: Time,
+    /// What its time says against the gateway's: `fresh`, `noTime`, `old` or `future`.
     time_class: &'static str,
+    /// Whether it cannot be a replay.
     proved: bool,
+    /// `ip:port` that its datagram came from: the device's or a relay's.
+    #[schema(value_type = String)]
     source: SocketAddr,
+    /// Whether it came over the route that is kept for its way, direct or relayed.
     on_route: bool,
+    /// Whether the device says it listens all the time.
     always_rx: bool,
+    /// Whether the device says nothing follows soon.
     single_tx: bool,
 }
 
-impl From<&Route> for UplinkRoute {
-    fn from(route: &Route) -> Self {
-        match route {
-            Route::Direct(route) => Self::udp(route.address, route.received_at, route.sequence),
-            Route::Relayed(route) => Self::relayed(route),
-        }
-    }
-}
-
-impl UplinkRoute {
-    fn on(interface: RouteInterface, sequence: u16) -> Self {
-        Self {
-            interface: interface.name(),
-            interface_data: InterfaceData { sequence },
-            udp: None,
-            bt_adv: None,
-            bt_peripheral: None,
-            bt_central: None,
-            forwarded: None,
-        }
-    }
-
-    fn udp(address: SocketAddr, time: Timestamp, sequence: u16) -> Self {
-        Self { udp: Some(Udp { address, time: Time(time) }), ..Self::on(RouteInterface::Udp, sequence) }
-    }
-
-    fn relayed(route: &route::RelayedRoute) -> Self {
-        let through: &Relaying = &route.through;
-        let mut view = Self::on(through.interface, route.sequence);
-        let bt = through.bt.as_ref().map(BtLe::from);
-        match through.interface {
-            RouteInterface::BtAdv => view.bt_adv = bt,
-            RouteInterface::BtPeripheral => view.bt_peripheral = bt,
-            RouteInterface::BtCentral => view.bt_central = bt,
-            RouteInterface::Serial | RouteInterface::Udp | RouteInterface::Hci | RouteInterface::Unknown(_) => {}
-        }
-        view.forwarded = Some(Box::new(Forwarded {
-            device_id: through.relay,
-            auth: through.level.number(),
-            rssi: through.rssi_dbm,
-            route: Self::udp(through.address, route.received_at, through.sequence),
-        }));
-        view
-    }
-}
-
-impl From<&BtAddress> for BtLe {
-    fn from(address: &BtAddress) -> Self {
-        Self { address: address.to_string(), r#type: address.kind_name() }
-    }
-}
-
 impl DeviceState {
-    /// The state of a registered device, of which something or nothing may be known.
+    /// The state of a device that only the configuration names, of which something or nothing may be known.
     pub fn new(registered: Timestamp, known: Option<&Snapshot>) -> Self {
         let last_packet = known.and_then(|known| known.last_packet);
         let last_route = known.and_then(|known| known.last_route);
@@ -259,6 +261,7 @@ impl DeviceState {
             updated_at: Time(heard_at.unwrap_or(registered).max(registered)),
             application_id: application.map(|application| application.id),
             application_version: application.map(|application| ApplicationVersion::from(application.version)),
+            algorithms: None,
             last_route_interface: last_route.as_ref().map(|route| route.interface),
             last_route_udp_address: direct.map(|direct| direct.address),
             last_route_udp_time: direct.map(|direct| Time(direct.received_at)),
@@ -267,12 +270,17 @@ impl DeviceState {
             first_packet_time: known.and_then(|known| known.first_packet_at).map(Time),
         }
     }
-}
 
-impl From<Version> for ApplicationVersion {
-    fn from(version: Version) -> Self {
-        let Version { major, minor, revision, build } = version;
-        Self { major, minor, revision, build_num: build }
+    /// The state of a device in the registry. What it announced itself goes before what was said of it.
+    pub fn of_record(record: &DeviceRecord, known: Option<&Snapshot>) -> Self {
+        let (said, heard) = (&record.state, Self::new(record.state_updated_at.0, known));
+        Self {
+            created_at: record.device.created_at,
+            application_id: heard.application_id.or(said.application_id),
+            application_version: heard.application_version.or(said.application_version),
+            algorithms: said.algorithms.clone(),
+            ..heard
+        }
     }
 }
 
@@ -296,6 +304,25 @@ impl Waited {
             packet: known.and_then(|known| known.last_packet.as_ref()).map(Packet::from),
             last_route: known.and_then(|known| known.last_route.as_ref()).map(UplinkRoute::from),
         }
+    }
+}
+
+impl Unregistered {
+    /// `None` if nothing was heard of the device.
+    pub fn of(known: &Snapshot) -> Option<Self> {
+        let (packet, route) = (known.last_packet.as_ref()?, known.last_route.as_ref());
+        Some(Self {
+            device_id: known.device_id,
+            first_packet_time: Time(known.first_packet_at?),
+            last_packet_time: Time(packet.received_at),
+            source: packet.source,
+            level: packet.level.name(),
+            proved: packet.proved,
+            trust: route.map(|route| route.trust().name()),
+            r#type: packet.packet_type.name(),
+            packets: known.cursor.n,
+            last_route: route.map(UplinkRoute::from),
+        })
     }
 }
 
@@ -323,41 +350,18 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::super::format::Format;
+    use super::super::route_view::tests::{bt, direct, relayed, udp};
     use super::*;
-    use crate::table::route::{Application, DirectRoute, LastPacket, RelayedRoute, Trust};
+    use crate::table::route::{Application, LastPacket, Route};
     use crate::table::rules::TimeClass;
+    use crate::wire::container::RouteInterface;
     use crate::wire::frame::{Level, PacketType};
+    use crate::wire::tdf::Version;
 
     const DEVICE: DeviceId = DeviceId(0xd291_d4d6_6bf0_a955);
     /// 2026-11-23T03:00:00.123Z
     const AT: Timestamp = Timestamp(1_795_402_800_123);
     const CURSOR: Cursor = Cursor { epoch: 7, n: 42 };
-
-    fn direct() -> DirectRoute {
-        let address = "203.0.113.7:6200".parse().unwrap();
-        DirectRoute { address, received_at: AT, sequence: 4711, trust: Trust::Device }
-    }
-
-    fn relayed(interface: RouteInterface, bt: Option<BtAddress>) -> RelayedRoute {
-        RelayedRoute {
-            through: Relaying {
-                relay: DEVICE,
-                level: Level::Device,
-                address: "203.0.113.7:6200".parse().unwrap(),
-                sequence: 90,
-                interface,
-                bt,
-                rssi_dbm: -67,
-            },
-            received_at: AT,
-            sequence: 12,
-            trust: Trust::Network,
-        }
-    }
-
-    fn bt(kind: u8) -> Option<BtAddress> {
-        Some(BtAddress { kind, bytes: [0x44, 0x33, 0x22, 0x11, 0x0a, 0xc4] })
-    }
 
     fn snapshot() -> Snapshot {
         Snapshot {
@@ -392,51 +396,14 @@ mod tests {
         serde_json::to_value(value).unwrap()
     }
 
-    fn udp(sequence: u16) -> Value {
-        json!({"interface": "udp", "interfaceData": {"sequence": sequence},
-            "udp": {"address": "203.0.113.7:6200", "time": "2026-11-23T03:00:00.123Z"}})
-    }
-
     #[test]
-    fn a_direct_route_is_that_of_the_contract() {
-        assert_eq!(json(UplinkRoute::from(&Route::Direct(direct()))), udp(4711));
-    }
-
-    #[test]
-    fn a_forwarded_route_is_that_of_the_contract() {
-        let route = Route::Relayed(relayed(RouteInterface::BtAdv, bt(1)));
-        let expected = json!({"interface": "bt_adv", "interfaceData": {"sequence": 12},
-            "btAdv": {"address": "c4:0a:11:22:33:44", "type": "random"},
-            "forwarded": {"deviceId": "d291d4d66bf0a955", "auth": 2, "rssi": -67, "route": udp(90)}});
-        assert_eq!(json(UplinkRoute::from(&route)), expected);
-    }
-
-    #[test]
-    fn the_part_of_the_interface_holds_the_address_and_is_left_out_where_there_is_none() {
-        for (interface, name, part) in [
-            (RouteInterface::BtAdv, "bt_adv", Some("btAdv")),
-            (RouteInterface::BtPeripheral, "bt_peripheral", Some("btPeripheral")),
-            (RouteInterface::BtCentral, "bt_central", Some("btCentral")),
-            (RouteInterface::Serial, "serial", None),
-            (RouteInterface::Udp, "udp", None),
-            (RouteInterface::Hci, "hci", None),
-            (RouteInterface::Unknown(77), "unknown", None),
-        ] {
-            let address = part.and(bt(0));
-            let view = json(UplinkRoute::from(&Route::Relayed(relayed(interface, address))));
-            assert_eq!(view["interface"], name);
-            let mut keys = vec!["interface", "interfaceData", "forwarded"];
-            keys.extend(part);
-            keys.sort_unstable();
-            let mut found: Vec<_> = view.as_object().unwrap().keys().collect();
-            found.sort_unstable();
-            assert_eq!(found, keys, "{name}");
-            if let Some(part) = part {
-                assert_eq!(view[part], json!({"address": "c4:0a:11:22:33:44", "type": "public"}));
-            }
-        }
-        let other = relayed(RouteInterface::BtCentral, bt(2));
-        assert_eq!(json(UplinkRoute::from(&Route::Relayed(other)))["btCentral"]["type"], "unknown");
+    fn an_unregistered_device_is_told_with_how_it_proved_itself() {
+        let view = Unregistered::of(&snapshot()).unwrap();
+        let expected = json!({"deviceId": "d291d4d66bf0a955", "firstPacketTime": "2026-11-23T02:59:55.123Z",
+            "lastPacketTime": "2026-11-23T03:00:00.123Z", "source": "[2001:db8::1]:9", "level": "network",
+            "proved": false, "trust": "device", "type": "key_ids", "packets": 42, "lastRoute": udp(4711)});
+        assert_eq!(json(view), expected);
+        assert!(Unregistered::of(&Snapshot { last_packet: None, ..snapshot() }).is_none());
     }
 
     #[test]
@@ -464,6 +431,30 @@ mod tests {
         let later = Timestamp(AT.0 + 1000);
         let registered_later = json(DeviceState::new(later, Some(&snapshot())));
         assert_eq!(registered_later["updatedAt"], registered_later["createdAt"]);
+    }
+
+    #[test]
+    fn what_a_device_announced_goes_before_what_was_said_of_it() {
+        let device = json!({"id": "0198c0de-0000-7000-8000-00000000002a", "createdAt": "2026-11-23T02:00:00Z",
+            "updatedAt": "2026-11-23T02:30:00Z", "mcuId": "00", "boardId": "0198c0de-0000-7000-8000-00000000002b",
+            "organisationId": "0198c0de-0000-7000-8000-00000000002c", "deviceId": DEVICE, "metadata": {}});
+        let said = json!({"applicationId": 7, "algorithms": [{"id": 1, "version": 2}]});
+        let record = DeviceRecord {
+            device: serde_json::from_value(device).unwrap(),
+            state_updated_at: Time(Timestamp(AT.0 - 1)),
+            state: serde_json::from_value(said.clone()).unwrap(),
+        };
+        let silent = json!({"createdAt": "2026-11-23T02:00:00.000Z", "updatedAt": "2026-11-23T03:00:00.122Z",
+            "applicationId": 7, "algorithms": said["algorithms"]});
+        assert_eq!(json(DeviceState::of_record(&record, None)), silent);
+        let heard = json(DeviceState::of_record(&record, Some(&snapshot())));
+        assert_eq!((&heard["applicationId"], &heard["algorithms"]), (&json!(0x1234_5678), &said["algorithms"]));
+        assert_eq!((&heard["createdAt"], &heard["updatedAt"]), (&silent["createdAt"], &heard["lastRouteTime"]));
+        let set_later = DeviceRecord { state_updated_at: Time(Timestamp(AT.0 + 1)), ..record };
+        let heard = json(DeviceState::of_record(&set_later, Some(&snapshot())));
+        assert_eq!(heard["updatedAt"], "2026-11-23T03:00:00.124Z");
+        let entry = json(DeviceAndState { state: DeviceState::of_record(&set_later, None), device: set_later.device });
+        assert_eq!((&entry["state"]["applicationId"], &entry["metadata"]), (&json!(7), &json!({})));
     }
 
     #[test]
@@ -501,6 +492,6 @@ mod tests {
         let body = Waited { last_route: Some(route), ..Waited::packet(&snapshot(), 0) };
         let format = Format::MessagePack("application/msgpack");
         let packed = format.encode(&body).unwrap();
-        assert_eq!(format.decode::<Value>(&packed).unwrap(), json(body));
+        assert_eq!(format.decode::<Value>(&packed, crate::api::strict::Bounds::of_lists(100)).unwrap(), json(body));
     }
 }

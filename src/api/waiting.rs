@@ -6,23 +6,24 @@ use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::id::DeviceId;
 use crate::wait::Waited;
-use crate::wait::many::{DeviceError, Devices, ManyWaited};
+use crate::wait::many::{DeviceError, Devices, ManyWaited, Mode};
 use crate::wait::stream::Origin;
 
 use super::access::WaitPlaces;
 use super::connection::Peer;
 use super::error::ApiError;
-use super::events::{Events, Interrupted};
+use super::events::{Events, Followed, Interrupted};
 use super::format::EVENTS;
-use super::handlers::{Answer, Call, Reply, add_cursor};
+use super::handlers::{Answer, Call, Reply, add_cursor, no_content};
 use super::metrics_text::{Metrics, WaitOutcome};
 use super::outgoing::Content;
-use super::wanted::{Kind, WaitQuery, Wanted};
+use super::wanted::{Kind, WaitQuery, Wanted, Whose};
 use super::{Api, views};
 
 /// With the value `no` nginx passes events on as they come.
@@ -36,12 +37,13 @@ const JITTER: f64 = 0.1;
 
 impl Call<'_> {
     pub(super) async fn wait_for_packet(&self, id: DeviceId, query: Result<WaitQuery, ApiError>, kind: Kind) -> Answer {
-        if self.head && matches!(kind, Kind::Events(_)) {
+        if self.head && matches!(kind, Kind::Events(_)) && self.sees(id) {
             // There is nothing to follow, so that nobody is said to have left either.
             return query.map(|_| event_stream(Content::NoEvents));
         }
         let mut ending = Ending::new(Arc::clone(self.api), self.begun);
         let answer = match kind {
+            _ if !self.sees(id) => Err(ApiError::UnseenDevice(id)),
             Kind::Answer => self.wait(id, query, &mut ending).await,
             Kind::Events(origin) => match query {
                 Ok(WaitQuery { after, timeout }) => {
@@ -73,7 +75,7 @@ impl Call<'_> {
         match view(id, &waited) {
             Some(view) => self.ok(&view),
             None => {
-                let mut response = nothing();
+                let mut response = no_content();
                 add_cursor(response.headers_mut(), waited.cursor())?;
                 Ok(response)
             }
@@ -82,22 +84,68 @@ impl Call<'_> {
 
     async fn wait_for_many(&self, request: Box<Request<Incoming>>, ending: &mut Ending) -> Answer {
         let kind = Kind::of(request.headers());
-        let body = self.body(request).await?;
-        let wanted = Wanted::of(body, self.api.config.max_devices_per_request)?;
+        let wanted = {
+            let (body, _room) = self.body_of_wait(request).await?;
+            Wanted::of(body, self.api.config.max_devices_per_request)?
+        };
+        let (devices, mode) = match wanted.whose {
+            Whose::Devices(devices, mode) => (devices, mode),
+            Whose::Organisation(id, after) => {
+                return Box::pin(self.wait_for_organisation(id, &after, wanted.timeout, kind, ending)).await;
+            }
+        };
+        devices.iter().try_for_each(|(id, _)| self.seen(id))?;
         if let Kind::Events(origin) = kind {
-            return Box::pin(self.follow(&wanted.devices, wanted.timeout, origin, ending)).await;
+            return Box::pin(self.follow(&devices, wanted.timeout, origin, ending)).await;
         }
-        let timeout = wanted.timeout.unwrap_or(DEFAULT_WAIT);
-        let _places = self.places_for(timeout, wanted.devices.len())?;
+        self.wait_for_devices(&devices, mode, wanted.timeout.unwrap_or(DEFAULT_WAIT), ending).await
+    }
+
+    async fn wait_for_devices(&self, devices: &Devices, mode: Mode, timeout: Duration, ending: &mut Ending) -> Answer {
+        let _places = self.places_for(timeout, devices.len())?;
         let deadline = self.deadline(timeout);
-        let wait = pin!(self.api.waits.wait_for_packets(&wanted.devices, wanted.mode, deadline));
+        let wait = pin!(self.api.waits.wait_for_packets(devices, mode, deadline));
         let waited = self.unless_interrupted(wait, ending).await??;
-        ending.set(outcome_of_many(&waited));
-        if waited.packets.is_empty() {
-            return Ok(nothing());
+        Box::pin(self.told_of_many(waited, ending)).await
+    }
+
+    async fn wait_for_organisation(
+        &self,
+        id: Uuid,
+        after: &Devices,
+        timeout: Option<Duration>,
+        kind: Kind,
+        ending: &mut Ending,
+    ) -> Answer {
+        self.caller.reads_for(id)?;
+        let number = self.number_of(id).await?;
+        if let Kind::Events(origin) = kind {
+            return Box::pin(self.follow_organisation(id, number, after, timeout, origin, ending)).await;
         }
-        let packets = waited.packets.iter().filter_map(|(id, waited)| view(*id, waited)).collect();
-        self.ok(&views::ManyWaited { packets, pending: waited.pending, timed_out: waited.timed_out })
+        let timeout = timeout.unwrap_or(DEFAULT_WAIT);
+        let _place = self.places_for(timeout, 1)?;
+        let deadline = self.deadline(timeout);
+        let wait = pin!(self.api.waits.wait_for_organisation(number, after, deadline));
+        let waited = self.unless_interrupted(wait, ending).await??;
+        Box::pin(self.told_of_many(waited, ending)).await
+    }
+
+    async fn number_of(&self, organisation: Uuid) -> Result<u32, ApiError> {
+        let number = self.api.registry.organisation_number(organisation).await?;
+        number.ok_or_else(|| ApiError::no_record("organisation", organisation))
+    }
+
+    async fn told_of_many(&self, waited: ManyWaited, ending: &mut Ending) -> Answer {
+        ending.set(outcome_of_many(&waited));
+        let len = waited.packets.len() + waited.pending.len();
+        if waited.packets.is_empty() {
+            return Ok(no_content());
+        }
+        let told = move || {
+            let packets = waited.packets.iter().filter_map(|(id, waited)| view(*id, waited)).collect();
+            views::ManyWaited { packets, pending: waited.pending, timed_out: waited.timed_out }
+        };
+        self.list(len, told).await
     }
 
     /// Begins a stream of events. Boxed by its callers, so that those who wait for an answer do not keep room for it.
@@ -110,12 +158,33 @@ impl Call<'_> {
     ) -> Answer {
         let places = self.places(devices.len())?;
         let following = self.api.streams.follow(devices, origin, self.caller.number() as u64).await?;
+        self.events(Followed::Devices(following), places, timeout, ending)
+    }
+
+    /// As [`Self::follow`]. No event of an earlier stream is remembered: whoever comes back is told so.
+    async fn follow_organisation(
+        &self,
+        id: Uuid,
+        number: u32,
+        after: &Devices,
+        timeout: Option<Duration>,
+        origin: Origin,
+        ending: &mut Ending,
+    ) -> Answer {
+        let places = self.places(1)?;
+        let listening = self.api.waits.listen(number, after, origin != Origin::Devices).await?;
+        // It may have been deleted before there was a place: nobody dismisses that one.
+        self.number_of(id).await?;
+        self.events(Followed::Organisation(id, Box::new(listening)), places, timeout, ending)
+    }
+
+    fn events(&self, followed: Followed, places: WaitPlaces, timeout: Option<Duration>, ending: &mut Ending) -> Answer {
         if *self.shutdown.borrow() {
             ending.set(WaitOutcome::ShutDown);
             return Err(ApiError::ShuttingDown);
         }
-        let deadline = timeout.map(|timeout| self.deadline(timeout));
-        let events = Events::new(following, places, ending.hand_over(), self.interruption(), deadline);
+        let deadline = timeout.map_or_else(|| self.expiry(), |timeout| Some(self.deadline(timeout)));
+        let events = Events::new(followed, places, ending.hand_over(), self.interruption(), deadline);
         Ok(event_stream(Content::Events(Box::new(events))))
     }
 
@@ -129,11 +198,20 @@ impl Call<'_> {
         self.caller.places_to_wait(count, limit).ok_or(ApiError::CredentialFull)
     }
 
+    /// When a wait ends: no later than the caller's credentials are good.
     fn deadline(&self, timeout: Duration) -> Instant {
-        self.begun + shortened(timeout, fastrand::f64())
+        let deadline = self.begun + shortened(timeout, fastrand::f64());
+        self.expiry().map_or(deadline, |expiry| expiry.min(deadline))
     }
 
-    /// Waits unless the gateway shuts down, or the client leaves, before. The wait is borrowed, so that it is not kept twice.
+    /// When the caller's credentials expire: not before they do. A moment that no clock reaches is none.
+    fn expiry(&self) -> Option<Instant> {
+        let left = self.caller.expires_at()?.0.saturating_sub(self.api.clock.now().0);
+        Instant::now().checked_add(Duration::from_millis(left))
+    }
+
+    /// Waits unless the gateway shuts down, or the client leaves, before. What came is for callers whose credentials are still
+    /// good. The wait is borrowed, so that it is not kept twice.
     async fn unless_interrupted<T>(
         &self,
         wait: Pin<&mut impl Future<Output = T>>,
@@ -142,7 +220,7 @@ impl Call<'_> {
         let mut shutdown = self.shutdown.clone();
         tokio::select! {
             biased;
-            waited = wait => Ok(waited),
+            waited = wait => self.caller.is_still_good(self.api.clock.now()).map(|()| waited),
             _ = shutdown.wait_for(|down| *down) => {
                 ending.set(WaitOutcome::ShutDown);
                 Err(ApiError::ShuttingDown)
@@ -151,13 +229,15 @@ impl Call<'_> {
         }
     }
 
-    /// The same for a stream, which outlives this call.
+    /// The same for a stream, which outlives this call, and which ends when its credential is taken back.
     fn interruption(&self) -> Interrupted {
         let (mut shutdown, peer, http2) = (self.shutdown.clone(), Arc::clone(self.peer), self.http2);
+        let revoked = self.caller.revoked();
         Box::pin(async move {
             tokio::select! {
                 biased;
                 _ = shutdown.wait_for(|down| *down) => WaitOutcome::ShutDown,
+                () = revoked => WaitOutcome::Refused,
                 () = gone(&peer, http2) => WaitOutcome::Abandoned,
             }
         })
@@ -252,12 +332,6 @@ fn event_stream(content: Content) -> Reply {
     let mut response = Response::new(content);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(EVENTS));
     response.headers_mut().insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
-    response
-}
-
-fn nothing() -> Reply {
-    let mut response = Reply::default();
-    *response.status_mut() = StatusCode::NO_CONTENT;
     response
 }
 

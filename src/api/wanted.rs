@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hyper::header::{HeaderMap, HeaderName};
-use percent_encoding::percent_decode_str;
+use uuid::Uuid;
 
 use crate::id::{Cursor, DeviceId};
 use crate::wait::many::{Devices, Mode};
@@ -12,6 +12,8 @@ use crate::wait::stream::Origin;
 
 use super::error::ApiError;
 use super::format::Format;
+use super::query::{Query, whole};
+use super::router::record_id;
 use super::views;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -28,62 +30,57 @@ pub(super) struct WaitQuery {
 
 impl WaitQuery {
     pub(super) fn parse(query: &str) -> Result<Self, ApiError> {
-        let (mut timeout_ms, mut after) = (None, None);
-        for pair in query.split('&') {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = || percent_decode_str(value).decode_utf8_lossy();
-            match &*percent_decode_str(name).decode_utf8_lossy() {
-                "timeoutMs" => once("timeoutMs", &mut timeout_ms, wait_ms(&value())?)?,
-                "after" => once("after", &mut after, value().parse().map_err(ApiError::QueryCursor)?)?,
-                _ => {}
-            }
-        }
+        let query = Query::parse(query);
+        let timeout_ms = query.one("timeoutMs")?.map(wait_ms).transpose()?;
+        let after = query.one("after")?.map(|text| text.parse().map_err(ApiError::QueryCursor)).transpose()?;
         Ok(Self { timeout: timeout_ms.map(Duration::from_millis), after })
     }
 }
 
-fn once<T>(name: &'static str, to: &mut Option<T>, value: T) -> Result<(), ApiError> {
-    if to.replace(value).is_some() { Err(ApiError::QueryTwice { name }) } else { Ok(()) }
-}
-
 fn wait_ms(text: &str) -> Result<u64, ApiError> {
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let value = text.parse().ok().filter(|value| digits && *value <= MAX_WAIT_MS);
-    value.ok_or(ApiError::TimeoutMs { max: MAX_WAIT_MS })
+    whole(text).filter(|value| *value <= MAX_WAIT_MS).ok_or(ApiError::TimeoutMs { max: MAX_WAIT_MS })
 }
 
 /// What a request for many devices asks for.
 #[derive(Debug)]
 pub(super) struct Wanted {
-    pub(super) devices: Devices,
-    pub(super) mode: Mode,
+    pub(super) whose: Whose,
     pub(super) timeout: Option<Duration>,
+}
+
+/// Whose packets are waited for.
+#[derive(Debug)]
+pub(super) enum Whose {
+    /// Those of any of these devices, or of each.
+    Devices(Devices, Mode),
+    /// Those of any device of the organisation, of which some come with a position.
+    Organisation(Uuid, Devices),
 }
 
 impl Wanted {
     pub(super) fn of(body: views::WaitForPackets, max_devices: usize) -> Result<Self, ApiError> {
-        let names = match (body.device_ids, body.organisation_id) {
-            (Some(names), None) => names,
-            (None, Some(_)) => return Err(ApiError::NoOrganisations),
-            _ => return Err(ApiError::DevicesOrOrganisation),
-        };
         let timeout = body.timeout_ms.map(timeout_ms).transpose()?;
         let mode = match body.mode.as_deref() {
             None | Some("any") => Mode::Any,
             Some("all") => Mode::All,
             Some(other) => return Err(ApiError::mode(other.to_owned())),
         };
-        Ok(Self { devices: devices(&names, &body.after, max_devices)?, mode, timeout })
+        let whose = match (body.device_ids, body.organisation_id) {
+            (Some(names), None) => Whose::Devices(devices(&names, &body.after)?, mode),
+            (None, Some(id)) => {
+                let id = record_id(&id).ok_or(ApiError::OrganisationId)?;
+                Whose::Organisation(id, some_devices(&body.after, mode, max_devices)?)
+            }
+            _ => return Err(ApiError::DevicesOrOrganisation),
+        };
+        Ok(Self { whose, timeout })
     }
 }
 
-/// The devices of a list, which has at least one and at most `max`, with their positions.
-fn devices(names: &[String], after: &BTreeMap<String, String>, max: usize) -> Result<Devices, ApiError> {
+/// The devices of a list, which has at least one, with their positions.
+fn devices(names: &[String], after: &BTreeMap<String, String>) -> Result<Devices, ApiError> {
     if names.is_empty() {
         return Err(ApiError::NoDevices);
-    }
-    if names.len() > max {
-        return Err(ApiError::TooManyDevices { len: names.len(), max });
     }
     let mut after = positions(after)?;
     let device = |(index, name): (usize, &String)| {
@@ -96,6 +93,17 @@ fn devices(names: &[String], after: &BTreeMap<String, String>, max: usize) -> Re
         Some((unnamed, _)) => Err(ApiError::AfterUnnamed(unnamed)),
         None => Ok(devices),
     }
+}
+
+/// At most `max` devices of an organisation with their positions.
+fn some_devices(after: &BTreeMap<String, String>, mode: Mode, max: usize) -> Result<Devices, ApiError> {
+    if mode == Mode::All {
+        return Err(ApiError::AllOfOrganisation);
+    }
+    if after.len() > max {
+        return Err(ApiError::TooManyPositions { len: after.len(), max });
+    }
+    Ok(positions(after)?.into_iter().map(|(id, position)| (id, Some(position))).collect())
 }
 
 /// One position for each device, however its id is spelt.
@@ -171,9 +179,10 @@ mod tests {
         for bad in ["timeoutMs", "timeoutMs=", "timeoutMs=-1", "timeoutMs=+1", "timeoutMs=600001", "timeoutMs=1.5"] {
             assert_eq!(parsed(bad), Err(ApiError::TimeoutMs { max: MAX_WAIT_MS }), "{bad}");
         }
-        for bad in ["after", "after=", "after=7", "after=%ff"] {
+        for bad in ["after", "after=", "after=7"] {
             assert_eq!(parsed(bad), Err(ApiError::QueryCursor(IdError::Cursor)), "{bad}");
         }
+        assert_eq!(parsed("after=%ff"), Err(ApiError::QueryText { name: "after" }));
         assert_eq!(parsed("timeoutMs=1&timeoutMs=1"), Err(ApiError::QueryTwice { name: "timeoutMs" }));
         assert_eq!(parsed("after=1-1&after=1-1"), Err(ApiError::QueryTwice { name: "after" }));
     }
@@ -210,23 +219,46 @@ mod tests {
         let body = json!({"deviceIds": ["0000000000000002", "000000000000000A", "000000000000000a"],
             "after": {"000000000000000A": "7-42"}, "timeoutMs": 1e3, "mode": "all"});
         let wanted = wanted(body).unwrap();
-        let devices: Vec<_> = wanted.devices.iter().collect();
+        let Whose::Devices(devices, mode) = wanted.whose else { panic!("{wanted:?}") };
+        let devices: Vec<_> = devices.iter().collect();
         assert_eq!(devices, [(DeviceId(2), None), (DeviceId(10), Some(Cursor { epoch: 7, n: 42 }))]);
-        assert_eq!((wanted.mode, wanted.timeout), (Mode::All, Some(Duration::from_secs(1))));
+        assert_eq!((mode, wanted.timeout), (Mode::All, Some(Duration::from_secs(1))));
         let short =
             Wanted::of(views::WaitForPackets { device_ids: Some(vec!["0".repeat(16)]), ..Default::default() }, 1);
-        assert!(matches!(short, Ok(Wanted { mode: Mode::Any, timeout: None, .. })), "{short:?}");
+        assert!(matches!(short, Ok(Wanted { whose: Whose::Devices(_, Mode::Any), timeout: None })), "{short:?}");
+    }
+
+    #[test]
+    fn an_organisation_brings_the_positions_of_some_devices_along() {
+        let id = "0198c0de-0000-7000-8000-00000000002a";
+        let position = (DeviceId(10), Some(Cursor { epoch: 7, n: 42 }));
+        for (body, expected) in [
+            (json!({"organisationId": id}), vec![]),
+            (json!({"organisationId": id, "mode": "any", "after": {"000000000000000A": "7-42"}}), vec![position]),
+        ] {
+            let Whose::Organisation(named, devices) = wanted(body).unwrap().whose else { panic!("{expected:?}") };
+            assert_eq!((named.to_string(), devices.iter().collect()), (id.to_owned(), expected));
+        }
     }
 
     #[test]
     fn what_is_wrong_with_a_list_is_named() {
-        let one = json!(["0000000000000001"]);
+        let (one, organisation) = (json!(["0000000000000001"]), "0198c0de-0000-7000-8000-00000000002a");
         for (body, expected) in [
             (json!({}), ApiError::DevicesOrOrganisation),
             (json!({"deviceIds": one, "organisationId": "x"}), ApiError::DevicesOrOrganisation),
-            (json!({"organisationId": "x"}), ApiError::NoOrganisations),
+            (json!({"organisationId": "x"}), ApiError::OrganisationId),
+            (json!({"organisationId": organisation, "mode": "all"}), ApiError::AllOfOrganisation),
+            (json!({"organisationId": organisation, "mode": "some"}), ApiError::Mode("some".to_owned())),
+            (
+                json!({"organisationId": organisation, "after": {"1": "", "2": "", "3": "", "4": ""}}),
+                ApiError::TooManyPositions { len: 4, max: 3 },
+            ),
+            (
+                json!({"organisationId": organisation, "after": {"1": "7-42"}}),
+                ApiError::AfterDevice { name: "1".to_owned(), error: IdError::Device },
+            ),
             (json!({"deviceIds": []}), ApiError::NoDevices),
-            (json!({"deviceIds": ["", "", "", ""]}), ApiError::TooManyDevices { len: 4, max: 3 }),
             (
                 json!({"deviceIds": ["0000000000000001", "1"]}),
                 ApiError::BodyDevice { index: 1, error: IdError::Device },

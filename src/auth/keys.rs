@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
 use ring::hkdf;
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -82,6 +83,11 @@ impl RootKey {
     /// Takes 32 secret bytes.
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+
+    /// The bytes, for who keeps them.
+    pub const fn bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 
     /// HKDF-SHA256 with the day as salt and the interface as info (docs/protocol.md, keys).
@@ -200,30 +206,76 @@ impl DeviceKeys {
     }
 }
 
+/// Who may speak under the key of a network (rule R8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetworkInfo {
+    /// Whose it is: the number of an organisation in the registry.
+    pub organisation: u32,
+    /// Devices of any organisation may.
+    pub public: bool,
+}
+
+impl NetworkInfo {
+    /// Of a network that the configuration names, which belongs to no organisation.
+    pub const CONFIGURED: Self = Self { organisation: 0, public: true };
+}
+
 /// All keys the gateway holds. Shared by the ingest threads; changes are in force for the next frame.
 #[derive(Debug, Default)]
 pub struct KeyRing {
-    networks: RwLock<std::collections::HashMap<KeyId, RootKey, foldhash::fast::RandomState>>,
+    networks: RwLock<std::collections::HashMap<KeyId, (RootKey, NetworkInfo), foldhash::fast::RandomState>>,
     devices: DashMap<DeviceId, DeviceKeys, foldhash::fast::RandomState>,
-    /// Changes with every change of a key, so that caches know to forget.
+    /// Changes when a network's key is set or a key is replaced or removed, so that caches know to forget. Not with a
+    /// device's first key: no cache knows anything of a device that has none, and fleets come in while packets do.
     generation: AtomicU64,
     /// Second in the upper half, frames of unusual days in it in the lower.
     unusual_days: AtomicU64,
 }
 
 impl KeyRing {
-    /// Adds or replaces the root key of a network.
+    /// Adds or replaces the root key of a network that the configuration names.
     pub fn set_network(&self, id: KeyId, root: RootKey) {
-        self.networks.write().unwrap_or_else(PoisonError::into_inner).insert(id, root);
+        self.set_network_of(id, root, NetworkInfo::CONFIGURED);
+    }
+
+    /// Adds or replaces the root key of a network, and who may speak under it.
+    pub fn set_network_of(&self, id: KeyId, root: RootKey, info: NetworkInfo) {
+        self.networks.write().unwrap_or_else(PoisonError::into_inner).insert(id, (root, info));
+        self.changed();
+    }
+
+    /// Who may speak under the key of a network.
+    pub fn network(&self, id: KeyId) -> Option<NetworkInfo> {
+        let networks = self.networks.read().unwrap_or_else(PoisonError::into_inner);
+        networks.get(&id).map(|(_, info)| *info)
+    }
+
+    /// Removes the root key of a network.
+    pub fn remove_network(&self, id: KeyId) {
+        self.networks.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         self.changed();
     }
 
     /// Adds or replaces the keys of a device.
     pub fn set_device(&self, id: DeviceId, primary: DeviceKey, secondary: Option<DeviceKey>) {
         let keys = DeviceKeys { primary, secondary: secondary.map(Box::new), kept: None };
-        let _locked = self.devices.entry(id).insert(keys);
-        // Under the lock, so that `keep_day_key` sees the new keys and the new generation together.
-        self.changed();
+        match self.devices.entry(id) {
+            Entry::Vacant(vacant) => drop(vacant.insert(keys)),
+            Entry::Occupied(mut occupied) => {
+                occupied.insert(keys);
+                // Under the lock, so that `keep_day_key` sees the new keys and the new generation together.
+                self.changed();
+            }
+        }
+    }
+
+    /// Forgets the keys of a device.
+    pub fn remove_device(&self, id: DeviceId) {
+        // Under the lock here too: the device may be back, with another key, at once.
+        self.devices.remove_if(&id, |_, _| {
+            self.changed();
+            true
+        });
     }
 
     /// Whether a device key is known for the device.
@@ -231,9 +283,9 @@ impl KeyRing {
         self.devices.contains_key(&id)
     }
 
-    pub(super) fn network_day_key(&self, id: KeyId, interface: Interface, day: u32) -> Option<DayKey> {
+    pub(super) fn network_day_key(&self, id: KeyId, interface: Interface, day: u32) -> Option<(DayKey, NetworkInfo)> {
         let networks = self.networks.read().unwrap_or_else(PoisonError::into_inner);
-        networks.get(&id).map(|root| root.day_key(interface, day))
+        networks.get(&id).map(|(root, info)| (root.day_key(interface, day), *info))
     }
 
     pub(super) fn device(&self, id: DeviceId) -> Option<dashmap::mapref::one::Ref<'_, DeviceId, DeviceKeys>> {
@@ -290,6 +342,22 @@ mod tests {
         ring.set_device(DeviceId(1), DeviceKey { key_id: None, root: root.clone() }, None);
         let text = format!("{pair:?} {root:?} {:?} {ring:?}", root.day_key(Interface::Udp, 1));
         assert!(!text.contains("171") && !text.contains("ab, ab") && text.contains("***"), "{text}");
+    }
+
+    #[test]
+    fn caches_forget_when_a_device_key_is_replaced_or_removed_but_not_for_a_new_one() {
+        let ring = KeyRing::default();
+        let key = |root: u8| DeviceKey { key_id: None, root: RootKey::new([root; 32]) };
+        ring.set_network(KeyId::from_le_bytes([1, 0, 0]), RootKey::new([1; 32]));
+        let before = ring.generation();
+        ring.set_device(DeviceId(1), key(1), None);
+        ring.set_device(DeviceId(2), key(1), None);
+        ring.remove_device(DeviceId(3));
+        assert_eq!(ring.generation(), before);
+        ring.set_device(DeviceId(1), key(2), None);
+        assert_eq!(ring.generation(), before + 1);
+        ring.remove_device(DeviceId(1));
+        assert_eq!(ring.generation(), before + 2);
     }
 
     #[test]

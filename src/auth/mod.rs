@@ -11,7 +11,7 @@ use crate::clock::{SECONDS_PER_DAY, Timestamp};
 use crate::id::{DeviceId, KeyId};
 use crate::metrics::Disposition;
 use crate::wire::frame::{Frame, Header, Layout, Level};
-use keys::{DayKey, Interface, KeyRing};
+use keys::{DayKey, Interface, KeyRing, NetworkInfo};
 
 /// First and last key day of a device that has no time: its clock starts at 2020-01-01 and it may run for 366 days
 /// (rule R3).
@@ -33,6 +33,7 @@ pub struct Verified<'a> {
     header: Header,
     level: Level,
     entropy: Option<u16>,
+    network: Option<(KeyId, NetworkInfo)>,
     payload: &'a [u8],
 }
 
@@ -53,15 +54,21 @@ impl<'a> Verified<'a> {
         self.entropy
     }
 
+    /// The network whose key opened it, and who may speak under that; of a packet that a relay decrypted, the network whose
+    /// key opened the relay's container. Absent where a device key did.
+    pub const fn network(&self) -> Option<(KeyId, NetworkInfo)> {
+        self.network
+    }
+
     /// The plaintext.
     pub const fn payload(&self) -> &'a [u8] {
         self.payload
     }
 
-    /// A packet that `relay` decrypted and vouches for: its header and payload carry the relay's authority and no more
-    /// (rule R8).
+    /// A packet that `relay` decrypted and vouches for: its header and payload carry the relay's authority and no more, and
+    /// come under the network under which the relay speaks (rule R8).
     pub fn on_word_of(relay: &Verified<'_>, header: Header, payload: &'a [u8]) -> Self {
-        Self { header, level: header.level().min(relay.level), entropy: None, payload }
+        Self { header, level: header.level().min(relay.level), entropy: None, network: relay.network, payload }
     }
 }
 
@@ -115,6 +122,7 @@ pub struct Authenticator {
 struct Cached {
     name: KeyName,
     key: DayKey,
+    network: Option<NetworkInfo>,
 }
 
 /// Whose key of which day and interface.
@@ -171,8 +179,8 @@ impl Authenticator {
         self.follow(ring);
         let (header, associated, nonce, sealed) = frame.into_parts();
         let name = KeyName::of(&header, interface);
-        let (key, from) = match self.cached(&name) {
-            Some(key) => (key, Source::Cache),
+        let (key, network, from) = match self.cached(&name) {
+            Some((key, network)) => (key, network, Source::Cache),
             None => ring_key(ring, &name)?,
         };
         if from == Source::Derived && is_unusual_day(header.rotation(), now) && !ring.admit_unusual_day(now) {
@@ -182,9 +190,10 @@ impl Authenticator {
             .open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(associated), sealed)
             .map_err(|_| Refusal::BadTag)?;
         if from == Source::Derived {
-            self.keep(ring, name, key);
+            self.keep(ring, name, key, network);
         }
-        Ok(Verified { header, level: header.level(), entropy: Some(header.entropy), payload })
+        let network = network.map(|info| (header.key_id, info));
+        Ok(Verified { header, level: header.level(), entropy: Some(header.entropy), network, payload })
     }
 
     /// Appends to `out` the frame of `header` and `plaintext`, sealed with the key the header names.
@@ -202,13 +211,13 @@ impl Authenticator {
         self.follow(ring);
         let name = KeyName::of(header, interface);
         let key = match self.cached(&name) {
-            Some(key) => key,
+            Some((key, _)) => key,
             None => {
-                let (key, from) = ring_key(ring, &name)?;
+                let (key, network, from) = ring_key(ring, &name)?;
                 // The one UDP key kept for a device is that of its uplinks, which may be of another day than ours.
                 let is_uplinks = matches!((name.owner, interface), (Owner::Device(..), Interface::Udp));
                 if from == Source::Derived && !is_uplinks {
-                    self.keep(ring, name, key.clone());
+                    self.keep(ring, name, key.clone(), network);
                 }
                 key
             }
@@ -226,17 +235,18 @@ impl Authenticator {
         }
     }
 
-    fn cached(&self, name: &KeyName) -> Option<DayKey> {
-        self.cache[name.slot()].as_ref().filter(|cached| cached.name == *name).map(|cached| cached.key.clone())
+    fn cached(&self, name: &KeyName) -> Option<(DayKey, Option<NetworkInfo>)> {
+        let cached = self.cache[name.slot()].as_ref().filter(|cached| cached.name == *name)?;
+        Some((cached.key.clone(), cached.network))
     }
 
-    fn keep(&mut self, ring: &KeyRing, name: KeyName, key: DayKey) {
+    fn keep(&mut self, ring: &KeyRing, name: KeyName, key: DayKey, network: Option<NetworkInfo>) {
         match (name.owner, name.interface) {
             // There may be millions of these: they are kept beside the device's root key.
             (Owner::Device(device, key_id), Interface::Udp) => {
                 ring.keep_day_key(device, key_id, name.day, key, self.generation)
             }
-            _ => self.cache[name.slot()] = Some(Cached { name, key }),
+            _ => self.cache[name.slot()] = Some(Cached { name, key, network }),
         }
     }
 }
@@ -247,18 +257,18 @@ enum Source {
     Derived,
 }
 
-fn ring_key(ring: &KeyRing, name: &KeyName) -> Result<(DayKey, Source), Refusal> {
+fn ring_key(ring: &KeyRing, name: &KeyName) -> Result<(DayKey, Option<NetworkInfo>, Source), Refusal> {
     match name.owner {
         Owner::Network(id) => {
-            let key = ring.network_day_key(id, name.interface, name.day).ok_or(Refusal::UnknownNetwork(id))?;
-            Ok((key, Source::Derived))
+            let (key, info) = ring.network_day_key(id, name.interface, name.day).ok_or(Refusal::UnknownNetwork(id))?;
+            Ok((key, Some(info), Source::Derived))
         }
         Owner::Device(device_id, key_id) => {
             let keys = ring.device(device_id).ok_or(Refusal::UnknownDevice(device_id))?;
             let root = keys.root(key_id).ok_or(Refusal::UnknownKey { device_id, key_id })?;
             match keys.kept_day_key(key_id, name.day).filter(|_| name.interface == Interface::Udp) {
-                Some(key) => Ok((key, Source::Cache)),
-                None => Ok((root.day_key(name.interface, name.day), Source::Derived)),
+                Some(key) => Ok((key, None, Source::Cache)),
+                None => Ok((root.day_key(name.interface, name.day), None, Source::Derived)),
             }
         }
     }
@@ -284,7 +294,7 @@ pub fn open_with<'a>(key: &DayKey, frame: Frame<'a>) -> Option<Verified<'a>> {
     let (header, associated, nonce, sealed) = frame.into_parts();
     let opened = aead(key).open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(associated), sealed);
     let payload = &*opened.ok()?;
-    Some(Verified { header, level: header.level(), entropy: Some(header.entropy), payload })
+    Some(Verified { header, level: header.level(), entropy: Some(header.entropy), network: None, payload })
 }
 
 fn aead(key: &DayKey) -> LessSafeKey {

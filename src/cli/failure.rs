@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use crate::client::ClientError;
 use crate::decode::DecodeError;
 use crate::demo::DemoError;
 use crate::simulate::SimulateError;
@@ -35,6 +36,15 @@ impl Failure {
 
     pub(super) fn running(error: impl Display) -> Self {
         Self::Running(error.to_string())
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Address { .. } | ClientError::Key => Self::configuration(error),
+            _ => Self::running(error),
+        }
     }
 }
 

@@ -20,6 +20,8 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_writer(writer);
+    // It would print that a line cannot be written, and panic as that cannot be written either.
+    let log = log.log_internal_errors(false);
     if terminal { Box::new(log.finish()) } else { Box::new(log.json().flatten_event(true).finish()) }
 }
 

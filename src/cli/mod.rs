@@ -3,23 +3,26 @@
 
 mod decode;
 mod failure;
+mod key;
 mod log;
 mod pages;
 mod serve;
 mod simulate;
 
 use std::io::Write;
+use std::path::Path;
 
 use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config;
+use crate::config::{self, ApiKey};
 use crate::decode::DecodeArgs;
 use crate::demo::{self, DemoArgs};
 use crate::simulate::args::SimulateArgs;
 use crate::top::{self, TopArgs};
 pub use failure::Failure;
+pub use key::{KeyAccess, KeyAction, KeyArgs};
 pub use log::start_logging;
 pub use pages::{CompletionsArgs, ManArgs};
 pub use serve::{CheckFormat, ServeArgs};
@@ -47,6 +50,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Watch a running gateway on the terminal
     Top(TopArgs),
+    /// Make, list and delete API keys of a running gateway
+    Key(KeyArgs),
     /// Explain packets: every field, what is inside, and what a gateway would do with them
     Decode(DecodeArgs),
     /// Print the completions of a shell
@@ -65,6 +70,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Demo(arguments) => demo(&arguments),
         Command::Top(arguments) => top(&arguments),
+        Command::Key(arguments) => key::run(&arguments),
         Command::Decode(arguments) => decode::run(&arguments),
         Command::Completions(arguments) => pages::completions(&arguments),
         Command::Man(arguments) => pages::man(&arguments),
@@ -84,11 +90,7 @@ fn demo(arguments: &DemoArgs) -> Result<(), Failure> {
 
 fn top(arguments: &TopArgs) -> Result<(), Failure> {
     start_logging("warn");
-    let mut warnings = Vec::new();
-    let key_file = arguments.api_key_file.as_deref();
-    let key = key_file.map(|path| config::client_key(path, "--api-key-file", &mut warnings)).transpose();
-    let key = key.map_err(Failure::configuration)?;
-    warn(&warnings);
+    let key = client_key(arguments.api_key_file.as_deref())?;
     if arguments.once {
         let text = runtime()?.block_on(top::once(arguments, key.as_ref()))?;
         return print(text.as_bytes());
@@ -102,6 +104,14 @@ fn top(arguments: &TopArgs) -> Result<(), Failure> {
     })
 }
 
+/// The key of `--api-key-file`, which is shown to a gateway, if there is one.
+fn client_key(file: Option<&Path>) -> Result<Option<ApiKey>, Failure> {
+    let mut warnings = Vec::new();
+    let key = file.map(|path| config::client_key(path, "--api-key-file", &mut warnings)).transpose();
+    warn(&warnings);
+    key.map_err(Failure::configuration)
+}
+
 /// Writes to standard output. Whoever reads only the beginning, as `head` does, is no failure.
 fn print(bytes: &[u8]) -> Result<(), Failure> {
     match std::io::stdout().lock().write_all(bytes) {
@@ -110,6 +120,11 @@ fn print(bytes: &[u8]) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Says a line on standard error. There is nobody to tell that it cannot be written.
+fn say(line: &str) {
+    drop(writeln!(std::io::stderr(), "{line}"));
 }
 
 fn warn(warnings: &[String]) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Failure, interrupted, print, runtime, runtime_of, start_logging, warn};
+use super::{Failure, client_key, interrupted, print, runtime, runtime_of, start_logging, warn};
 use crate::client::Client;
 use crate::clock::Clock;
 use crate::config::{self, ApiKey};
@@ -18,8 +18,8 @@ pub(super) fn run(arguments: &SimulateArgs) -> Result<(), Failure> {
     let key_file = arguments.network_key_file.as_deref();
     let network_key = key_file.map(|path| config::key_file(path, "--network-key-file", &mut warnings)).transpose();
     let config = arguments.config(network_key.map_err(Failure::configuration)?)?;
-    let gateway = gateway_of(arguments, &mut warnings)?;
     warn(&warnings);
+    let gateway = gateway_of(arguments)?;
     if let Some(path) = &arguments.write_config {
         return Ok(args::write_gateway_config(path, &config, key_file)?);
     }
@@ -31,10 +31,8 @@ pub(super) fn run(arguments: &SimulateArgs) -> Result<(), Failure> {
 }
 
 /// A client of the gateway to compare with, if there is one.
-fn gateway_of(arguments: &SimulateArgs, warnings: &mut Vec<String>) -> Result<Option<Client>, Failure> {
-    let key_file = arguments.api_key_file.as_deref();
-    let key = key_file.map(|path| config::client_key(path, "--api-key-file", warnings)).transpose();
-    let key = key.map_err(Failure::configuration)?;
+fn gateway_of(arguments: &SimulateArgs) -> Result<Option<Client>, Failure> {
+    let key = client_key(arguments.api_key_file.as_deref())?;
     let address = arguments.gateway_api.as_deref();
     let client = address.map(|address| Client::new(address, key.as_ref().map(ApiKey::text))).transpose();
     client.map_err(Failure::configuration)

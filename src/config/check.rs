@@ -8,6 +8,7 @@ use super::secrets::{self, ApiKey};
 use super::settings::{Name, Settings};
 use super::values::{self, Fault};
 use super::{ConfigError, Device, Missing};
+use crate::api::tokens::TokenRules;
 use crate::auth::keys::{DeviceKey, KeyPair, device_key_id};
 use crate::table::TableConfig;
 use crate::waiters::WaitersConfig;
@@ -90,7 +91,7 @@ pub(super) fn http_addresses(
     if !credentials && !is_loopback(http.ip()) {
         let fault = Fault::new(
             format!("without credentials the API is served on a loopback address only, and {http} is none"),
-            "name the keys of its clients with --api-key-file, or listen on 127.0.0.1 or [::1]",
+            "name keys with --api-key-file or --jwt-key-file, or listen on 127.0.0.1 or [::1]",
         );
         return Err(fault.at(settings.place(Name::HttpListen)));
     }
@@ -116,11 +117,31 @@ fn is_loopback(address: IpAddr) -> bool {
     address.to_canonical().is_loopback()
 }
 
-/// Keys of the API's clients; none without a file of them.
+/// Keys of the API's administrators; none without a file of them.
 pub(super) fn api_keys(settings: &Settings, warnings: &mut Vec<String>) -> Result<Vec<ApiKey>, ConfigError> {
     match settings.path(Name::ApiKeyFile)? {
         Some(path) => secrets::api_keys(&path, warnings).map_err(|fault| fault.at(settings.place(Name::ApiKeyFile))),
         None => Ok(Vec::new()),
+    }
+}
+
+/// Which tokens are believed; none without a file of keys.
+pub(super) fn tokens(settings: &Settings) -> Result<Option<TokenRules>, ConfigError> {
+    let audience = settings.value(Name::JwtAudience, values::name)?;
+    match (settings.path(Name::JwtKeyFile)?, audience) {
+        (Some(path), Some(audience)) => {
+            secrets::tokens(&path, &audience).map(Some).map_err(|fault| fault.at(settings.place(Name::JwtKeyFile)))
+        }
+        (Some(_), None) => {
+            let problem = "tokens need an audience, or one made for another service would open this one";
+            let remedy = "say with --jwt-audience what tokens for this gateway have as aud";
+            Err(Fault::new(problem, remedy).at(settings.place(Name::JwtKeyFile)))
+        }
+        (None, Some(_)) => {
+            let fault = Fault::new("there are no keys of tokens", "name them with --jwt-key-file, or leave it out");
+            Err(fault.at(settings.place(Name::JwtAudience)))
+        }
+        (None, None) => Ok(None),
     }
 }
 

@@ -307,6 +307,6 @@ fn without_credentials_an_address_beyond_loopback_is_an_error() {
     assert_errors([(
         "http-listen = \"0.0.0.0:8080\"",
         "1: http-listen: without credentials the API is served on a loopback address only, and 0.0.0.0:8080 is none; \
-         name the keys of its clients with --api-key-file, or listen on 127.0.0.1 or [::1]",
+         name keys with --api-key-file or --jwt-key-file, or listen on 127.0.0.1 or [::1]",
     )]);
 }

@@ -22,9 +22,17 @@ pub struct Flags {
     /// on first start
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Files")]
     pub cloud_key_file: Option<String>,
-    /// Keys that clients of the API show, one `ik...` a line. Default: none, and the API is open, on loopback only
+    /// Keys of the API's administrators, one `ik...` a line. Default: none, and without jwt-key-file the API is open, on
+    /// loopback only
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Files")]
     pub api_key_file: Option<String>,
+    /// Public keys that tokens of the API's clients are signed for: a JWK or a JWK set in JSON. Default: none, tokens are
+    /// not accepted
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Files")]
+    pub jwt_key_file: Option<String>,
+    /// What tokens name as their audience if they are meant for this gateway. Default: none, jwt-key-file needs one
+    #[arg(long, value_name = "NAME", help_heading = "Files")]
+    pub jwt_audience: Option<String>,
     /// Address and port to receive datagrams on; may be repeated. Default: 0.0.0.0:3001
     #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Addresses")]
     pub udp_listen: Vec<String>,
@@ -48,10 +56,10 @@ pub struct Flags {
     /// network key moves no device whose own key is known (strict). Default: newest
     #[arg(long, value_name = "newest|strict", help_heading = "Devices")]
     pub route_policy: Option<String>,
-    /// How many may wait for one device at once. Default: 1000
+    /// How many may wait for one device at once, or for one organisation. Default: 1000
     #[arg(long, value_name = "N", help_heading = "Waiting")]
     pub waiters_per_device: Option<String>,
-    /// How many may wait under one API key at once; without keys, in this process. Default: 200000
+    /// How many may wait under one API key or subject of tokens at once; without either, in this process. Default: 200000
     #[arg(long, value_name = "N", help_heading = "Waiting")]
     pub waiters_per_credential: Option<String>,
     /// How many may wait at once in all. Default: 200000
@@ -75,6 +83,8 @@ impl Flags {
             (Name::DataDir, &self.data_dir),
             (Name::CloudKeyFile, &self.cloud_key_file),
             (Name::ApiKeyFile, &self.api_key_file),
+            (Name::JwtKeyFile, &self.jwt_key_file),
+            (Name::JwtAudience, &self.jwt_audience),
             (Name::UdpReceiveBuffer, &self.udp_receive_buffer),
             (Name::HttpListen, &self.http_listen),
             (Name::MetricsListen, &self.metrics_listen),

@@ -21,6 +21,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::api::WAITS_PER_CREDENTIAL;
+use crate::api::tokens::TokenRules;
 use crate::auth::keys::{DeviceKey, KeyPair, RootKey};
 use crate::clock::Clock;
 use crate::id::{DeviceId, KeyId};
@@ -44,7 +45,7 @@ pub struct Config {
     pub udp_listen: Vec<SocketAddr>,
     /// Receive buffer to ask for at each UDP socket, in bytes. Systems may give less.
     pub udp_receive_buffer: usize,
-    /// Where the API is served. A loopback address unless there are API keys.
+    /// Where the API is served. A loopback address unless there are API keys or keys of tokens.
     pub http_listen: SocketAddr,
     /// Where `/metrics` is served without credentials. `None`: only as part of the API.
     pub metrics_listen: Option<SocketAddr>,
@@ -54,7 +55,7 @@ pub struct Config {
     pub route_policy: RoutePolicy,
     /// Bounds of waiting.
     pub waiters: WaitersConfig,
-    /// How many may wait under one API key at once; without keys, in this process.
+    /// How many may wait under one API key or subject of tokens at once; without either, in this process.
     pub waiters_per_credential: usize,
     /// Networks whose packets are opened; no id twice.
     pub networks: Vec<Network>,
@@ -62,8 +63,10 @@ pub struct Config {
     pub devices: Vec<Device>,
     /// The gateway's own key pair.
     pub cloud_keys: KeyPair,
-    /// Keys of the API's clients. Empty: everyone who reaches it may use it.
+    /// Keys of the API's administrators. Empty, and no tokens: everyone who reaches it may use it.
     pub api_keys: Vec<ApiKey>,
+    /// Which tokens of the API's clients are believed. `None`: none.
+    pub tokens: Option<TokenRules>,
     /// The gateway's clock.
     pub clock: Clock,
     /// What to log, in the language of `tracing_subscriber::EnvFilter`.
@@ -166,7 +169,7 @@ fn settle(
     let settings = file.settings.overridden_by(given);
     let mut warnings = file.warnings;
     if file.networks.is_empty() && file.devices.is_empty() {
-        warnings.push("no network and no device is configured, so no packet can be opened: add [[network]]".to_owned());
+        warnings.push("no network and no device is configured, so only those made over the API are known: make them there, or add [[network]]".to_owned());
     }
 
     let log = settings.value(Name::Log, values::log_filter)?.unwrap_or_else(|| "info".to_owned());
@@ -178,7 +181,9 @@ fn settle(
     let waiters_per_credential =
         settings.value(Name::WaitersPerCredential, values::count)?.unwrap_or(WAITS_PER_CREDENTIAL);
     let api_keys = check::api_keys(&settings, &mut warnings)?;
-    let (http_listen, metrics_listen) = check::http_addresses(&settings, !api_keys.is_empty())?;
+    let tokens = check::tokens(&settings)?;
+    let credentials = !api_keys.is_empty() || tokens.is_some();
+    let (http_listen, metrics_listen) = check::http_addresses(&settings, credentials)?;
     let kept = check::kept(&settings, missing, &mut warnings)?;
     let devices = file.devices.iter().map(|listed| check::device(listed, &kept.cloud_keys));
     let devices = devices.collect::<Result<_, _>>()?;
@@ -197,6 +202,7 @@ fn settle(
         devices,
         cloud_keys: kept.cloud_keys.clone(),
         api_keys,
+        tokens,
         clock: Clock::with_offset_seconds(flags.clock_offset),
         log,
         warnings,

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::settings::Name;
 use super::{Config, ConfigError, Flags, Missing, Settled, values};
+use crate::api::tokens::TokenRules;
 use crate::quote::one_line;
 
 /// Devices that the text names; of more, only how many. The serialised form names all.
@@ -126,9 +127,10 @@ fn setting(name: Name, settled: &Settled) -> Setting {
 /// The value of a setting in the configuration that came out.
 fn value(name: Name, config: &Config, settled: &Settled) -> Option<String> {
     match name {
-        Name::Config | Name::ApiKeyFile => {
+        Name::Config | Name::ApiKeyFile | Name::JwtKeyFile => {
             settled.settings.path(name).ok().flatten().map(|path| path.display().to_string())
         }
+        Name::JwtAudience => settled.settings.value(name, values::name).ok().flatten(),
         Name::DataDir => Some(config.data_dir.display().to_string()),
         Name::CloudKeyFile => Some(settled.kept.key_file.display().to_string()),
         Name::UdpListen => Some(config.udp_listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
@@ -152,7 +154,15 @@ fn note(name: Name, settled: &Settled) -> Option<String> {
         Name::ApiKeyFile if !settled.config.api_keys.is_empty() => {
             Some(format!("API keys: {}", settled.config.api_keys.len()))
         }
+        Name::JwtKeyFile => settled.config.tokens.as_ref().map(keys_of_tokens),
         _ => None,
+    }
+}
+
+fn keys_of_tokens(rules: &TokenRules) -> String {
+    match rules.passed_over() {
+        0 => format!("keys of tokens: {}", rules.keys()),
+        others => format!("keys of tokens: {}, and {others} not understood", rules.keys()),
     }
 }
 
@@ -249,6 +259,7 @@ mod tests {
         let site = Site::new(&format!(
             "udp-listen = [\"[::1]:1\", \"[::1]:2\"]\nunregistered-limit = 0x10\nlog = \"warn\"\n\
              cloud-key-file = \"cloud.key\"\napi-key-file = \"api.keys\"\nroute-policy = \"strict\"\n\
+             jwt-key-file = \"jwt.json\"\njwt-audience = \"lastroute\"\n\
              [[network]]\nid = \"000a17\"\nname = \"fleet\"\nkey-file = \"fleet.key\"\n\
              [[network]]\nid = 0\n\
              [[device]]\nid = \"d000000000001001\"\npublic-key = \"{DEVICE_PUBLIC}\"\n\
@@ -271,6 +282,8 @@ Settings
   data-dir                data            flag --data-dir
   cloud-key-file          cloud.key       fleet.toml:4
   api-key-file            api.keys        fleet.toml:5; API keys: 1
+  jwt-key-file            jwt.json        fleet.toml:7; keys of tokens: 1
+  jwt-audience            lastroute       fleet.toml:8
   udp-listen              [::]:3          flag --udp-listen; overrides fleet.toml:1
   udp-receive-buffer      512KiB          environment LASTROUTE_UDP_RECEIVE_BUFFER
   http-listen             127.0.0.1:8080  default
@@ -284,19 +297,19 @@ Settings
   log                     error           flag --log; overrides environment LASTROUTE_LOG, fleet.toml:3
 
 Networks: 2
-  0x000a17 fleet     key-file fleet.key      fleet.toml:8
-  0x000000 0x000000  the public factory key  fleet.toml:12
+  0x000a17 fleet     key-file fleet.key      fleet.toml:10
+  0x000000 0x000000  the public factory key  fleet.toml:14
 
 Devices: 3
-  d000000000001001  public-key                fleet.toml:14
-  d000000000001002  root-key-file device.key  fleet.toml:17
-  d000000000001003  root-key ***              fleet.toml:20
+  d000000000001001  public-key                fleet.toml:16
+  d000000000001002  root-key-file device.key  fleet.toml:19
+  d000000000001003  root-key ***              fleet.toml:22
 
 Public key of the gateway
   PUBLIC
 
 Warnings
-  fleet.toml:12: network.id: network 0x000000 is the public factory network: everyone knows its key and can speak on it
+  fleet.toml:14: network.id: network 0x000000 is the public factory network: everyone knows its key and can speak on it
 
 A gateway can start with this if its addresses are free. None was started, and nothing was made.";
         let public = STANDARD.encode(Config::load(&flags, []).unwrap().cloud_keys.public());

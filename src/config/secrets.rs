@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use super::values::Fault;
 use super::{Missing, probe};
+use crate::api::tokens::TokenRules;
 use crate::auth::keys::KeyPair;
 use crate::quote::reason;
 
@@ -123,6 +124,15 @@ pub(super) fn api_keys(path: &Path, warnings: &mut Vec<String>) -> Result<Vec<Ap
         return Err(no_api_key(path));
     }
     Ok(keys)
+}
+
+/// Reads a file of the public keys that tokens are signed for. They are no secrets, so that others may read it.
+pub(super) fn tokens(path: &Path, audience: &str) -> Result<TokenRules, Fault> {
+    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?);
+    TokenRules::of(&text, audience).map_err(|error| {
+        let remedy = "give public keys as a JWK or a JWK set (RFC 7517) in JSON";
+        Fault::new(format!("{}: {error}", path.display()), remedy)
+    })
 }
 
 /// The fault of a file of API keys without any.

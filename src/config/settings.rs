@@ -18,6 +18,8 @@ pub(super) enum Name {
     DataDir,
     CloudKeyFile,
     ApiKeyFile,
+    JwtKeyFile,
+    JwtAudience,
     UdpListen,
     UdpReceiveBuffer,
     HttpListen,
@@ -32,11 +34,13 @@ pub(super) enum Name {
 }
 
 impl Name {
-    pub(super) const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::Config,
         Self::DataDir,
         Self::CloudKeyFile,
         Self::ApiKeyFile,
+        Self::JwtKeyFile,
+        Self::JwtAudience,
         Self::UdpListen,
         Self::UdpReceiveBuffer,
         Self::HttpListen,
@@ -57,6 +61,8 @@ impl Name {
             Self::DataDir => "data-dir",
             Self::CloudKeyFile => "cloud-key-file",
             Self::ApiKeyFile => "api-key-file",
+            Self::JwtKeyFile => "jwt-key-file",
+            Self::JwtAudience => "jwt-audience",
             Self::UdpListen => "udp-listen",
             Self::UdpReceiveBuffer => "udp-receive-buffer",
             Self::HttpListen => "http-listen",

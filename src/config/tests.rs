@@ -14,6 +14,8 @@ pub(super) const NETWORK_KEY: &str = "a05c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c5c
 pub(super) const CLOUD_PRIVATE: &str = "1111111111111111111111111111111111111111111111111111111111111151";
 pub(super) const DEVICE_PUBLIC: &str = "shBuBAI/STG3byHCFfI7QoT+SMinpzd6+gdyB0EJzFw=";
 pub(super) const DEVICE_ROOT: &str = "731dac97b8878600acde76e23af10e38f022adf37db5d7dc3ad557295f0ab254";
+/// A public key of RFC 8037, Appendix A.2.
+pub(super) const JWK: &str = r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
 const DEVICE_KEY_ID: Option<KeyId> = KeyId::new(6_461_874);
 
 /// A directory with a configuration file and the keys that tests name.
@@ -27,6 +29,7 @@ impl Site {
         site.write("cloud.key", CLOUD_PRIVATE);
         site.write("device.key", DEVICE_ROOT);
         site.write("api.keys", "ik_0123456789abcdef");
+        site.write("jwt.json", JWK);
         site
     }
 
@@ -88,7 +91,9 @@ fn without_any_source_the_defaults_hold() {
     assert!(config.networks.is_empty() && config.devices.is_empty() && config.api_keys.is_empty());
     assert_eq!(
         config.warnings,
-        ["no network and no device is configured, so no packet can be opened: add [[network]]"]
+        [
+            "no network and no device is configured, so only those made over the API are known: make them there, or add [[network]]"
+        ]
     );
 }
 
@@ -186,7 +191,7 @@ fn without_credentials_only_loopback_addresses_serve_the_api() {
     assert_eq!(
         site.error(),
         "fleet.toml:1: http-listen: without credentials the API is served on a loopback address only, and 0.0.0.0:8080 \
-         is none; name the keys of its clients with --api-key-file, or listen on 127.0.0.1 or [::1]"
+         is none; name keys with --api-key-file or --jwt-key-file, or listen on 127.0.0.1 or [::1]"
     );
     let with_keys = Flags { api_key_file: Some(site.path("api.keys")), ..site.flags() };
     let config = Config::load(&with_keys, []).unwrap();
@@ -201,6 +206,35 @@ fn without_credentials_only_loopback_addresses_serve_the_api() {
         let flags = Flags { http_listen: Some(address.to_owned()), ..site.flags() };
         assert_eq!(Config::load(&flags, []).is_ok(), allowed, "{address}");
     }
+}
+
+#[test]
+fn keys_of_tokens_are_credentials_and_need_an_audience() {
+    let site = Site::new("http-listen = \"0.0.0.0:8080\"\njwt-key-file = \"jwt.json\"\njwt-audience = \"lastroute\"");
+    let config = site.load();
+    assert_eq!((config.tokens.map(|tokens| tokens.keys()), config.api_keys.len()), (Some(1), 0));
+    let others = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(site.path("jwt.json"), others).unwrap();
+    assert_eq!(site.load().warnings.len(), 1, "public keys are no secrets");
+    assert_eq!(
+        Site::new("jwt-key-file = \"jwt.json\"").error(),
+        "fleet.toml:1: jwt-key-file: tokens need an audience, or one made for another service would open this one; \
+         say with --jwt-audience what tokens for this gateway have as aud"
+    );
+    assert_eq!(
+        Site::new("jwt-audience = \"lastroute\"").error(),
+        "fleet.toml:1: jwt-audience: there are no keys of tokens; name them with --jwt-key-file, or leave it out"
+    );
+    assert_eq!(
+        Site::new("jwt-key-file = \"jwt.json\"\njwt-audience = \"\"").error(),
+        "fleet.toml:2: jwt-audience: the name is empty; name one, or leave the setting out"
+    );
+    site.write("jwt.json", &JWK.replace('}', ",\"d\":\"nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A\"}"));
+    assert_eq!(
+        site.error(),
+        "fleet.toml:2: jwt-key-file: jwt.json: key 1 is private or symmetric; give its public half alone, or sign tokens \
+         with an asymmetric key; give public keys as a JWK or a JWK set (RFC 7517) in JSON"
+    );
 }
 
 #[test]

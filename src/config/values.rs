@@ -84,6 +84,15 @@ pub(super) fn size_text(bytes: usize) -> String {
     }
 }
 
+/// A name that is not empty.
+pub(super) fn name(text: &str) -> Result<String, Fault> {
+    if text.is_empty() {
+        Err(Fault::new("the name is empty", "name one, or leave the setting out"))
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
 /// `allow` or `deny`.
 pub(super) fn unregistered(text: &str) -> Result<Unregistered, Fault> {
     choice(text, [Unregistered::Allow, Unregistered::Deny], unregistered_text)

@@ -129,6 +129,7 @@ impl Verdict {
                 ("R2", "Only gateways send this type: it is one of their own downlinks come back.")
             }
             Accepted::Reflected => ("R2", "Its nonce is one that the gateway makes: its own downlink come back."),
+            Accepted::Foreign => ("R8", "Its device belongs to another organisation than its relay or its network."),
             Accepted::Recorded { outcome: Outcome::NotRegistered, .. } => {
                 ("R9", "It is authentic, but only registered devices are served.")
             }

@@ -13,7 +13,6 @@ use crate::id::DeviceId;
 use crate::metrics::{Disposition, Tally};
 use crate::table::accept::{Acceptance, Accepted};
 use crate::table::route::{Outcome, Path, Relaying, canonical};
-use crate::table::rules::Step;
 use crate::table::{RoutePolicy, RouteTable};
 use crate::waiters::Waiters;
 use crate::wire::container::{self, Content, Entry};
@@ -79,14 +78,15 @@ pub struct Pipeline {
 /// What became of one packet, direct or out of a container.
 struct Taken {
     disposition: Disposition,
-    step: Option<Step>,
+    /// The rule, or the step of rule R4, that decided, where the disposition does not say.
+    rule: Option<&'static str>,
     /// The sequence of the acknowledgement it asks for, if it counted.
     ack_sequence: Option<u16>,
 }
 
 impl Taken {
     const fn refused(disposition: Disposition) -> Self {
-        Self { disposition, step: None, ack_sequence: None }
+        Self { disposition, rule: None, ack_sequence: None }
     }
 }
 
@@ -116,7 +116,7 @@ impl Pipeline {
         let taken = self.datagram(datagram, reply);
         self.tally.datagram(taken.disposition);
         if taken.disposition != Disposition::Accepted {
-            self.core.refusals.note(taken.disposition, taken.step, source, len, at);
+            self.core.refusals.note(taken.disposition, taken.rule, source, len, at);
         }
         taken.disposition
     }
@@ -153,7 +153,9 @@ impl Pipeline {
         let disposition = accepted.disposition();
         match accepted {
             Accepted::Recorded { outcome: Outcome::Counted(counted), malformed } => {
-                self.core.waiters.wake(device_id);
+                let organisation =
+                    || self.core.table.registration(device_id).map(|registration| registration.organisation);
+                self.core.waiters.heard(device_id, counted.cursor, organisation);
                 self.tally.malformed_tdf += u64::from(malformed);
                 if let Some(from) = counted.moved_from {
                     self.moved(verified, from, path.source(), at);
@@ -162,11 +164,12 @@ impl Pipeline {
                     device = %device_id, kind = verified.header().packet_type.name(), source = %path.source(),
                     rule = counted.step.name(), route = counted.change.name(), "packet"
                 );
-                Taken { disposition, step: Some(counted.step), ack_sequence: counted.ack_sequence }
+                Taken { disposition, rule: Some(counted.step.name()), ack_sequence: counted.ack_sequence }
             }
             Accepted::Recorded { outcome: Outcome::Refused(step), .. } => {
-                Taken { step: Some(step), ..Taken::refused(disposition) }
+                Taken { rule: Some(step.name()), ..Taken::refused(disposition) }
             }
+            Accepted::Foreign => Taken { rule: Some("R8"), ..Taken::refused(disposition) },
             Accepted::Recorded { outcome: Outcome::NotRegistered, .. } | Accepted::Reflected => {
                 Taken::refused(disposition)
             }

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::clock::Timestamp;
 use crate::metrics::Disposition;
-use crate::table::rules::Step;
 
 /// Least time between two lines of one reason, in milliseconds.
 const INTERVAL_MS: u64 = 1000;
@@ -27,13 +26,12 @@ impl RefusalLog {
     pub(super) fn note(
         &self,
         disposition: Disposition,
-        step: Option<Step>,
+        rule: Option<&str>,
         source: SocketAddr,
         len: usize,
         at: Timestamp,
     ) {
         if let Some(unlogged) = self.0[disposition as usize].admit(at) {
-            let rule = step.map(Step::name);
             tracing::info!(reason = disposition.label(), rule, %source, len, unlogged, "datagram not counted");
         }
     }

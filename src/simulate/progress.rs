@@ -1,7 +1,7 @@
 //! What the `simulate` command shows while it runs.
 
 use std::convert::Infallible;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -40,7 +40,7 @@ async fn show(stats: &Stats, accepting: &Accepting) -> Infallible {
         })
         .await
     } else {
-        watch(stats, accepting, LINE_EVERY, |line| eprintln!("{line}")).await
+        watch(stats, accepting, LINE_EVERY, |line| drop(writeln!(std::io::stderr(), "{line}"))).await
     }
 }
 

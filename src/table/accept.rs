@@ -1,4 +1,4 @@
-//! What is made of an authentic packet: rules R1 to R5 and R9 together. Whoever takes packets in goes through here, the
+//! What is made of an authentic packet: rules R1 to R5, R8 and R9 together. Whoever takes packets in goes through here, the
 //! gateway's ingest as well as tools that explain what a gateway would do.
 
 use std::collections::HashSet;
@@ -7,7 +7,7 @@ use super::route::{Application, Outcome, Path};
 use super::rules::Step;
 use super::{Packet, RoutePolicy, RouteTable};
 use crate::auth::Verified;
-use crate::auth::keys::KeyRing;
+use crate::auth::keys::{KeyRing, NetworkInfo};
 use crate::auth::nonce::OwnNonces;
 use crate::clock::Timestamp;
 use crate::id::DeviceId;
@@ -36,6 +36,8 @@ pub struct Acceptance<'a> {
 pub enum Accepted {
     /// Rule R2: one of our own downlinks came back.
     Reflected,
+    /// Rule R8: the device belongs to another organisation than its relay, or than the network it speaks under.
+    Foreign,
     /// The table decided.
     Recorded {
         /// What it decided.
@@ -53,7 +55,8 @@ impl Accepted {
             Self::Recorded { outcome: Outcome::Counted(_), .. } => Disposition::Accepted,
             Self::Recorded { outcome: Outcome::Refused(Step::TooOld), .. } => Disposition::TooOld,
             Self::Recorded { outcome: Outcome::Refused(_), .. } => Disposition::Duplicate,
-            Self::Recorded { outcome: Outcome::NotRegistered, .. } => Disposition::NotRegistered,
+            // Registered, but not where it was heard.
+            Self::Foreign | Self::Recorded { outcome: Outcome::NotRegistered, .. } => Disposition::NotRegistered,
         }
     }
 }
@@ -64,13 +67,22 @@ impl Acceptance<'_> {
         if self.is_reflected(verified) {
             return Accepted::Reflected;
         }
+        let authority = self.authority(verified);
+        if self.is_foreign(verified.header().device_id, &authority, path.relay()) {
+            return Accepted::Foreign;
+        }
         let announced = Announced::by(verified);
         let may_move = self.policy == RoutePolicy::Newest
             || verified.level() == Level::Device
             || !self.has_key(verified.header().device_id);
         let packet = Packet { verified, path, may_move, application: announced.application, at };
         let outcome = self.table.record(&packet);
-        if let (Outcome::Counted(_), Some((remote, application))) = (outcome, announced.remote) {
+        if let (Outcome::Counted(_), Some((remote, application))) = (outcome, announced.remote)
+            // Whoever reports of another device is to it as a relay.
+            && !self.is_foreign(remote, &authority, Some(verified.header().device_id))
+            // And that it reports so is itself the word of the relay that decrypted it.
+            && !(is_on_word(verified) && self.is_foreign(remote, &authority, path.relay()))
+        {
             self.table.set_application(remote, application, at);
         }
         Accepted::Recorded { outcome, malformed: announced.malformed }
@@ -79,6 +91,27 @@ impl Acceptance<'_> {
     /// Whether the device has a key of its own.
     fn has_key(&self, id: DeviceId) -> bool {
         self.keys.has_device(id) || self.keyed.is_some_and(|keyed| keyed.contains(&id))
+    }
+
+    /// Under which networks a packet comes. What a relay decrypted names one that it was decrypted with: the relay may make
+    /// that up, so it takes away from what the relay's own network allows, and adds nothing.
+    fn authority(&self, verified: &Verified<'_>) -> Authority {
+        let (header, opened) = (verified.header(), verified.network());
+        let of_opened = opened.map(|(_, info)| info);
+        if !is_on_word(verified) {
+            return Authority { networks: [of_opened, None], is_public: of_opened.is_some_and(|info| info.public) };
+        }
+        let claimed = (header.level() == Level::Network).then_some(header.key_id);
+        let is_public = opened.is_some_and(|(id, info)| info.public && claimed == Some(id));
+        Authority { networks: [of_opened, claimed.and_then(|id| self.keys.network(id))], is_public }
+    }
+
+    /// Rule R8: a network that is not public speaks for devices of its own organisation, and so does a relay. Devices and
+    /// networks of no organisation are nobody's.
+    fn is_foreign(&self, id: DeviceId, authority: &Authority, relay: Option<DeviceId>) -> bool {
+        let mut private = authority.networks.iter().flatten().filter(|info| !info.public && info.organisation != 0);
+        private.any(|info| self.table.belongs_to_another(id, info.organisation))
+            || !authority.is_public && relay.is_some_and(|relay| self.table.are_of_two_organisations(relay, id))
     }
 
     /// Rule R2: one of our own downlinks come back. What a relay decrypted has lost the entropy by which it would show.
@@ -90,6 +123,19 @@ impl Acceptance<'_> {
             || header.packet_type.is_both_ways()
                 && self.nonces.zip(verified.entropy()).is_some_and(|(nonces, entropy)| is_own(nonces, entropy))
     }
+}
+
+/// What a packet comes under, for rule R8. A device key stands for no network, whoever relays its packets.
+struct Authority {
+    /// Networks that it comes under; those that are not public must be of the device's organisation.
+    networks: [Option<NetworkInfo>; 2],
+    /// Whether the key of a public network proves it, so that it does not matter who relays it.
+    is_public: bool,
+}
+
+/// Whether a relay decrypted the packet.
+const fn is_on_word(verified: &Verified<'_>) -> bool {
+    verified.entropy().is_none()
 }
 
 /// What the readings of a packet say.

@@ -2,10 +2,12 @@
 //!
 //! Only authentic packets get in: [`RouteTable::record`] takes a [`Verified`]. The table tells what became of a packet
 //! and calls nobody. Lock order: a shard of the records, then the registered ids or the side records; the heap of
-//! unregistered devices is taken with no other lock held, and shards may be taken inside it.
+//! unregistered devices is taken with no other lock held, and shards may be taken inside it. Whether a device is registered
+//! changes under the lock of its shard of the records only.
 
 pub mod accept;
 pub mod ages;
+pub mod heard;
 mod prefetch;
 mod record;
 pub mod route;
@@ -13,7 +15,7 @@ pub mod rules;
 pub mod side;
 mod unregistered;
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -77,6 +79,24 @@ impl Default for TableConfig {
     }
 }
 
+/// What the packet path needs to know of a registered device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// Since when it is registered.
+    pub at: Timestamp,
+    /// Whose it is: the number of an organisation in the registry; 0 for one that only the configuration names.
+    pub organisation: u32,
+    /// The number of its record in the registry, which rises from device to device; 0 if it has none.
+    pub record: u32,
+}
+
+impl From<Timestamp> for Registration {
+    /// Registered by the configuration alone.
+    fn from(at: Timestamp) -> Self {
+        Self { at, organisation: 0, record: 0 }
+    }
+}
+
 /// An authentic packet on its way into the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
@@ -92,12 +112,23 @@ pub struct Packet<'a> {
     pub at: Timestamp,
 }
 
+/// No organisation has this number: they are given in the order in which organisations are made.
+const SEVERAL: u32 = u32::MAX;
+
 /// Last route and state of every device.
 #[derive(Debug)]
 pub struct RouteTable {
     records: DashMap<DeviceId, Record, RandomState>,
-    /// Registered devices, and since when. The registry proper is elsewhere; this is what the packet path needs of it.
-    registered: DashMap<DeviceId, Timestamp, RandomState>,
+    /// Registered devices. The registry proper is elsewhere; this is what the packet path needs of it.
+    registered: DashMap<DeviceId, Registration, RandomState>,
+    /// The generations of registered devices that may have counted in generation 0 before: of all that were registered
+    /// after some device was deregistered, until the process ends. They take some 20 to 40 bytes each, and those that were
+    /// registered at the start none.
+    late: DashMap<DeviceId, u32, RandomState>,
+    deregistered: AtomicBool,
+    /// The organisation of all devices that were ever registered for one: 0 before the first, [`SEVERAL`] if they are not
+    /// of the same.
+    organisation: AtomicU32,
     sides: Sides,
     admission: Admission,
     unregistered: Unregistered,
@@ -113,6 +144,9 @@ impl RouteTable {
         Self {
             records: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher(), config.shards),
             registered: DashMap::with_hasher(hasher()),
+            late: DashMap::with_hasher(hasher()),
+            deregistered: AtomicBool::new(false),
+            organisation: AtomicU32::new(0),
             sides: Sides::new(config.side_limit),
             admission: Admission::new(config.unregistered_limit),
             unregistered: config.unregistered,
@@ -121,20 +155,99 @@ impl RouteTable {
         }
     }
 
-    /// Registers a device. What was heard of it before is kept.
-    pub fn register(&self, id: DeviceId, at: Timestamp) {
-        self.registered.entry(id).or_insert(at);
-        if let Some(mut record) = self.records.get_mut(&id)
-            && !record.registered()
+    /// Registers a device. What was heard of it before is kept. One that is registered stays so since when it was, and is
+    /// the registry's once that names it.
+    pub fn register(&self, id: DeviceId, registration: impl Into<Registration>) {
+        let registration = registration.into();
+        self.note_organisation(registration.organisation);
+        // Locks the shard, whether there is a record or not.
+        let record = self.records.entry(id);
+        match self.registered.entry(id) {
+            Entry::Occupied(mut known) => {
+                let at = known.get().at;
+                known.insert(Registration { at, ..registration });
+            }
+            Entry::Vacant(vacant) => {
+                vacant.insert(registration);
+                if self.deregistered.load(Ordering::Relaxed) {
+                    self.late.insert(id, self.present_generation());
+                }
+            }
+        }
+        if let Entry::Occupied(mut record) = record
+            && !record.get().registered()
         {
-            record.register();
+            record.get_mut().register();
             self.admission.leave();
         }
     }
 
+    /// Registers a device that is not registered, and forgets all that was heard of it before: what it sends from now on is
+    /// counted in another epoch. One that is registered stays as with [`Self::register`].
+    pub fn register_afresh(&self, id: DeviceId, registration: impl Into<Registration>) {
+        let registration = registration.into();
+        if let Entry::Occupied(record) = self.records.entry(id)
+            && !record.get().registered()
+        {
+            self.note_organisation(registration.organisation);
+            // Under the lock of the shard, as in `deregister`.
+            self.deregistered.store(true, Ordering::Relaxed);
+            self.generation.fetch_add(1, Ordering::Relaxed);
+            self.late.insert(id, self.present_generation());
+            self.registered.insert(id, registration);
+            self.sides.lock().remove(id);
+            record.remove();
+            self.admission.leave();
+            return;
+        }
+        self.register(id, registration);
+    }
+
+    /// Makes a registered device one that is not, and forgets all that was heard of it. What it sends from now on is
+    /// counted in another epoch, registered again or not. True if it was registered.
+    ///
+    /// A packet that is recorded at the same moment either counts before, and is forgotten with the rest, or is that of an
+    /// unregistered device: both happen under the lock of the shard.
+    pub fn deregister(&self, id: DeviceId) -> bool {
+        let record = self.records.entry(id);
+        if self.registered.remove(&id).is_none() {
+            return false;
+        }
+        self.late.remove(&id);
+        // Under the lock of the shard: whoever registers this device next, or makes its next record, sees both.
+        self.deregistered.store(true, Ordering::Relaxed);
+        self.generation.fetch_add(1, Ordering::Relaxed);
+        self.sides.lock().remove(id);
+        if let Entry::Occupied(record) = record {
+            record.remove();
+        }
+        true
+    }
+
     /// Since when a device is registered.
     pub fn registered_since(&self, id: DeviceId) -> Option<Timestamp> {
-        self.registered.get(&id).map(|at| *at)
+        self.registration(id).map(|registration| registration.at)
+    }
+
+    /// What is known of a registered device.
+    pub fn registration(&self, id: DeviceId) -> Option<Registration> {
+        self.registered.get(&id).map(|registration| *registration)
+    }
+
+    /// Whether a device is registered for an organisation, and for another than this one. Costs a load where all devices
+    /// are of one organisation.
+    pub fn belongs_to_another(&self, id: DeviceId, organisation: u32) -> bool {
+        let is_another = |of| of != 0 && of != organisation;
+        is_another(self.organisation.load(Ordering::Relaxed))
+            && self.registration(id).is_some_and(|registration| is_another(registration.organisation))
+    }
+
+    /// Whether two devices are registered for two organisations. Costs the same.
+    pub fn are_of_two_organisations(&self, one: DeviceId, other: DeviceId) -> bool {
+        self.organisation.load(Ordering::Relaxed) == SEVERAL
+            && self.registration(one).is_some_and(|registration| {
+                registration.organisation != 0 && self.belongs_to_another(other, registration.organisation)
+            })
     }
 
     /// Takes in an authentic packet: rules R3 to R5 and R9, in one critical section of its device.
@@ -143,23 +256,23 @@ impl RouteTable {
         if let Some(mut record) = self.records.get_mut(&id) {
             return self.count(&mut record, packet);
         }
-        if self.unregistered == Unregistered::Deny && !self.registered.contains_key(&id) {
-            return Outcome::NotRegistered;
-        }
-        self.with_new_record(id, packet.at, |record| self.count(record, packet))
+        let counted = self.with_new_record(id, packet.at, self.unregistered, |record| self.count(record, packet));
+        counted.unwrap_or(Outcome::NotRegistered)
     }
 
     /// Sets what a device runs, as another one reported it (TDF_REMOTE). Registered devices only (rule R8): true if it was.
     pub fn set_application(&self, id: DeviceId, application: Application, at: Timestamp) -> bool {
-        if !self.registered.contains_key(&id) {
-            return false;
-        }
+        let set = |record: &mut Record| {
+            let registered = record.registered();
+            if registered {
+                record.set_application(application);
+            }
+            registered
+        };
         if let Some(mut record) = self.records.get_mut(&id) {
-            record.set_application(application);
-        } else {
-            self.with_new_record(id, at, |record| record.set_application(application));
+            return set(&mut record);
         }
-        true
+        self.with_new_record(id, at, Unregistered::Deny, set).unwrap_or(false)
     }
 
     /// Fetches the records of a batch of devices into the caches, for [`Self::record`] to find them there. The ids may be
@@ -196,15 +309,42 @@ impl RouteTable {
         self.sides.lock().len()
     }
 
-    /// Runs `with` on the record of a device that had none a moment ago.
-    fn with_new_record<T>(&self, id: DeviceId, at: Timestamp, with: impl FnOnce(&mut Record) -> T) -> T {
+    fn note_organisation(&self, organisation: u32) {
+        let together = |known| match known {
+            0 => Some(organisation),
+            known if known == organisation || known == SEVERAL => None,
+            _ => Some(SEVERAL),
+        };
+        if organisation != 0 {
+            // Nothing to change is no error.
+            let _ = self.organisation.fetch_update(Ordering::Relaxed, Ordering::Relaxed, together);
+        }
+    }
+
+    /// Runs `with` on the record of a device that had none a moment ago. `None` if it has none still, because it is not
+    /// registered and `unregistered` gives such devices no record.
+    fn with_new_record<T>(
+        &self,
+        id: DeviceId,
+        at: Timestamp,
+        unregistered: Unregistered,
+        with: impl FnOnce(&mut Record) -> T,
+    ) -> Option<T> {
         if !self.registered.contains_key(&id) {
+            if unregistered == Unregistered::Deny {
+                return None;
+            }
+            // One that is deregistered just now goes without: the next one makes room for both.
             self.make_room();
         }
-        let (result, unregistered) = match self.records.entry(id) {
+        let (result, is_stranger) = match self.records.entry(id) {
             Entry::Occupied(mut record) => (with(record.get_mut()), false),
             Entry::Vacant(vacant) => {
+                // Once more, now that nobody can change it.
                 let registered = self.registered.contains_key(&id);
+                if !registered && unregistered == Unregistered::Deny {
+                    return None;
+                }
                 let mut record = vacant.insert(Record::new(self.generation_of(id), registered, random_u16()));
                 if !registered {
                     self.admission.enter();
@@ -212,16 +352,26 @@ impl RouteTable {
                 (with(&mut record), !registered)
             }
         };
-        if unregistered {
-            self.admission.queue(id, at);
+        if is_stranger {
+            let is_unregistered = |id| self.records.get(&id).is_some_and(|record| !record.registered());
+            self.admission.queue(id, at, is_unregistered);
         }
-        result
+        Some(result)
     }
 
-    /// Records of registered devices are never forgotten, so they are all of one generation.
+    /// The generation of a device that has no record. That of a registered one stays as it is for as long as it is
+    /// registered.
     fn generation_of(&self, id: DeviceId) -> u32 {
-        // After 2^32 devices were forgotten it starts again, but never with that of registered devices.
-        if self.registered.contains_key(&id) { 0 } else { self.generation.load(Ordering::Relaxed).max(1) }
+        match self.registered.contains_key(&id) {
+            true => self.late.get(&id).map_or(0, |generation| *generation),
+            false => self.present_generation(),
+        }
+    }
+
+    /// The generation of whatever begins to count now, and may have counted before.
+    fn present_generation(&self) -> u32 {
+        // After 2^32 devices were forgotten it starts again, but never with the 0 of registered devices.
+        self.generation.load(Ordering::Relaxed).max(1)
     }
 
     /// Forgets the least recently heard unregistered devices until there is room for one more.
@@ -273,7 +423,7 @@ impl RouteTable {
         });
         let asks = arrival.slot == Slot::Direct && header.flags.contains(Flags::ACK_REQUEST);
         let ack_sequence = asks.then(|| record.next_down_sequence());
-        Outcome::Counted(Counted { step, change, moved_from, ack_sequence })
+        Outcome::Counted(Counted { step, change, moved_from, ack_sequence, cursor: record.cursor(self.epoch_base) })
     }
 
     /// Rule R4, with the side record where it matters: fresh packets rarely need it.

@@ -151,6 +151,11 @@ impl Record {
         self.last_at
     }
 
+    /// When the first and the last packet were counted, and the last one that set or refreshed the direct route; 0: none.
+    pub(super) fn times(&self) -> [Timestamp; 3] {
+        [self.first_at, self.last_at, self.direct_at]
+    }
+
     /// The session of a slot and the greatest time its packets are measured against. The relayed slot has a greatest time
     /// of its own: a relay delivers later than the device's own datagrams arrive, so that next to them its packets would
     /// never look new; and no packet of one slot opens in the other, whose keys are others.

@@ -118,6 +118,14 @@ pub enum Path {
 }
 
 impl Path {
+    /// The relay it came through.
+    pub const fn relay(&self) -> Option<DeviceId> {
+        match self {
+            Self::Direct(_) => None,
+            Self::Relayed(through) => Some(through.relay),
+        }
+    }
+
     /// The address the datagram came from: the device's, or the relay's.
     pub const fn source(&self) -> SocketAddr {
         match self {
@@ -232,4 +240,6 @@ pub struct Counted {
     pub moved_from: Option<SocketAddr>,
     /// The sequence for a downlink in answer, if the packet asks for an acknowledgement.
     pub ack_sequence: Option<u16>,
+    /// The position of the packet.
+    pub cursor: Cursor,
 }

@@ -38,7 +38,7 @@ pub struct TopArgs {
     /// Address of the gateway's API; plain HTTP, so use a tunnel to reach another machine
     #[arg(long, value_name = "URL", default_value = DEFAULT_ADDRESS)]
     pub gateway_api: String,
-    /// File of API keys, the one the gateway reads; its first key is shown to the gateway. Default: none
+    /// File with an API key for all organisations; the first in it is used. Default: none
     #[arg(long, value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
     /// Time from one question to the next, 100ms to 24h

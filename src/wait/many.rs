@@ -12,7 +12,6 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 
 use crate::id::{Cursor, DeviceId};
-use crate::waiters::Full;
 
 use super::{PacketWaits, WaitError, Waited};
 
@@ -92,7 +91,8 @@ impl PacketWaits {
     /// As [`PacketWaits::wait_for_packet`] for many devices: each is answered by a packet newer than its position or else
     /// newer than the first look at it, which comes at the beginning, and at once if it is behind already or its position is
     /// of a former epoch. What is told of a device is its latest packet at the end. Answers at once if there is no device,
-    /// and after the first look at each if the deadline has passed.
+    /// and after the first look at each if the deadline has passed. Ends with an error as soon as a device is deleted of
+    /// which there is nothing yet.
     ///
     /// Holds one place among the waiters for each device that has to be waited for, and none on return. Cancel-safe: a
     /// dropped future leaves nothing behind.
@@ -150,8 +150,8 @@ impl PacketWaits {
         Ok(())
     }
 
-    async fn one_of_many(&self, index: usize, id: DeviceId, base: Cursor) -> (usize, Result<Waited, Full>) {
-        (index, self.waiters.wait(id, || self.look(id, base).ok()).await)
+    async fn one_of_many(&self, index: usize, id: DeviceId, base: Cursor) -> (usize, Result<Waited, WaitError>) {
+        (index, self.sleep(id, base).await.unwrap_or_else(|ended| Err(ended.into())))
     }
 
     async fn look_at_the_others(&self, watched: &mut [Watched]) {
@@ -182,7 +182,7 @@ impl PacketWaits {
 
 /// Takes what there is without waiting, and tells whether there was something. Who is woken meanwhile is found by the next
 /// poll.
-fn take_ready<F: Future<Output = (usize, Result<Waited, Full>)>>(
+fn take_ready<F: Future<Output = (usize, Result<Waited, WaitError>)>>(
     waits: &mut FuturesUnordered<F>,
     watched: &mut [Watched],
     mode: Mode,
@@ -195,12 +195,17 @@ fn take_ready<F: Future<Output = (usize, Result<Waited, Full>)>>(
     Ok(taken)
 }
 
-/// One without a place is not missed if the others suffice.
-fn take(watched: &mut [Watched], index: usize, found: Result<Waited, Full>, mode: Mode) -> Result<(), DeviceError> {
+/// One that is deleted, or without a place, is not missed if the others suffice.
+fn take(
+    watched: &mut [Watched],
+    index: usize,
+    found: Result<Waited, WaitError>,
+    mode: Mode,
+) -> Result<(), DeviceError> {
     match found {
         Ok(found) => watched[index].first = Some(Box::new(found)),
-        Err(full) if !mode.is_satisfied(watched) => {
-            return Err(DeviceError { device: watched[index].id, error: full.into() });
+        Err(error) if !mode.is_satisfied(watched) => {
+            return Err(DeviceError { device: watched[index].id, error });
         }
         Err(_) => {}
     }
@@ -230,7 +235,7 @@ mod tests {
     use super::super::testing::{DEVICE, Gateway, MINUTE, OTHER, START};
     use super::*;
     use crate::table::{RouteTable, TableConfig, Unregistered};
-    use crate::waiters::{Waiters, WaitersConfig};
+    use crate::waiters::{Ended, Full, Waiters, WaitersConfig};
     use std::sync::Arc;
     use tokio::task::JoinHandle;
 
@@ -432,7 +437,7 @@ mod tests {
             let answer = at_once(&gateway, devices.clone(), Mode::Any).await.unwrap();
             assert_eq!((packets(&answer), answer.pending), (expected.clone(), pending.clone()));
             let full = at_once(&gateway, devices, Mode::All).await.unwrap_err();
-            assert_eq!((full.device, full.error), (pending[0], WaitError::Full(Full::Device)));
+            assert_eq!((full.device, full.error), (pending[0], Full::Device.into()));
             assert_eq!(gateway.waiters.waiting(), 3, "whoever is refused leaves nothing");
         }
         taken.abort();
@@ -494,6 +499,31 @@ mod tests {
         assert_eq!(gateway.table.snapshot(DEVICE), None, "it made room");
         let answer = wait.await.unwrap().unwrap();
         assert_eq!((answer.packets.len(), answer.pending, answer.timed_out), (2, vec![], false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_of_many_that_is_deleted_ends_the_wait_by_name_unless_it_has_spoken() {
+        let gateway = gateway();
+        let both = [DEVICE, OTHER];
+        for mode in [Mode::Any, Mode::All] {
+            both.iter().for_each(|id| gateway.table.register(*id, START));
+            let begun = Instant::now();
+            let wait = begin(&gateway, named(&both), mode).await;
+            gateway.delete(OTHER);
+            let expected = DeviceError { device: OTHER, error: Ended::Dismissed.into() };
+            assert_eq!(wait.await.unwrap(), Err(expected));
+            assert_eq!((Instant::now(), gateway.waiters.waiting()), (begun, 0));
+        }
+        gateway.table.register(OTHER, START);
+        let wait = begin(&gateway, named(&both), Mode::All).await;
+        gateway.hear(OTHER, 1);
+        yield_now().await;
+        gateway.delete(OTHER);
+        yield_now().await;
+        assert!(!wait.is_finished());
+        gateway.hear(DEVICE, 1);
+        let answer = wait.await.unwrap().unwrap();
+        assert_eq!(packets(&answer), [(DEVICE, 1, Some(0)), (OTHER, 1, Some(0))], "what it said stays said");
     }
 
     #[test]

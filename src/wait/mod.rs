@@ -1,4 +1,5 @@
-//! Waiting for packets of one device or of many, and following them: the table and the waiters together.
+//! Waiting for packets of one device, of many or of an organisation's, and following them: the table and the waiters
+//! together.
 //!
 //! ```
 //! # use std::{sync::Arc, time::Duration};
@@ -47,6 +48,7 @@
 
 mod history;
 pub mod many;
+pub mod organisation;
 pub mod stream;
 
 use std::sync::Arc;
@@ -56,7 +58,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::id::{Cursor, DeviceId};
 use crate::table::RouteTable;
 use crate::table::route::Snapshot;
-use crate::waiters::{Full, Waiters};
+use crate::waiters::{Ended, Full, Waiters};
 
 /// Waits for packets. Cheap to clone; whoever records packets in the same table has to wake the same waiters.
 #[derive(Clone, Debug)]
@@ -102,9 +104,15 @@ pub enum WaitError {
         /// The position of the device's last counted packet.
         present: Cursor,
     },
-    /// As many wait as may.
+    /// As [`Ended::Full`] or [`Ended::Dismissed`].
     #[error(transparent)]
-    Full(#[from] Full),
+    Ended(#[from] Ended),
+}
+
+impl From<Full> for WaitError {
+    fn from(full: Full) -> Self {
+        Self::Ended(full.into())
+    }
 }
 
 impl Waited {
@@ -129,7 +137,8 @@ impl PacketWaits {
     }
 
     /// Waits until a packet of the device newer than `after`, or else newer than this call, is counted. Answers at once
-    /// if that has happened already, if `after` is of a former epoch, or if the deadline has passed.
+    /// if that has happened already, if `after` is of a former epoch, or if the deadline has passed. Ends with an error as
+    /// soon as the device is deleted.
     ///
     /// Cancel-safe: a dropped future leaves nothing behind.
     pub async fn wait_for_packet(
@@ -145,9 +154,8 @@ impl PacketWaits {
         if deadline <= Instant::now() {
             return Ok(Waited::TimedOut { cursor: base });
         }
-        let wait = self.waiters.wait(id, || self.look(id, base).ok());
-        match timeout_at(deadline, wait).await {
-            Ok(found) => Ok(found?),
+        match timeout_at(deadline, self.sleep(id, base)).await {
+            Ok(found) => found?,
             // What was forgotten meanwhile woke nobody.
             Err(_) => Ok(self.look(id, base).unwrap_or_else(|cursor| Waited::TimedOut { cursor })),
         }
@@ -155,7 +163,7 @@ impl PacketWaits {
 
     /// What is there without waiting. `Ok(Err)`: nothing newer than this position, after which to wait.
     fn begin(&self, id: DeviceId, after: Option<Cursor>) -> Result<Result<Waited, Cursor>, WaitError> {
-        if !self.table.serves_unregistered() && self.table.registered_since(id).is_none() {
+        if !self.is_served(id) {
             return Err(WaitError::NotRegistered);
         }
         let (present, snapshot) = self.present(id);
@@ -167,6 +175,21 @@ impl PacketWaits {
             return Err(WaitError::AheadOfPresent { present });
         }
         Ok(since(base, present, snapshot))
+    }
+
+    /// Waits for what happens after `base`, with a place among the waiters. No `async` of its own, which would make every
+    /// wait larger.
+    fn sleep(&self, id: DeviceId, base: Cursor) -> impl Future<Output = Result<Result<Waited, WaitError>, Ended>> {
+        self.waiters.wait(id, move || match self.is_served(id) {
+            true => self.look(id, base).ok().map(Ok),
+            // Deleted after the first look and before there was a place: nobody dismisses this one.
+            false => Some(Err(WaitError::NotRegistered)),
+        })
+    }
+
+    /// Whether packets of the device are counted.
+    fn is_served(&self, id: DeviceId) -> bool {
+        self.table.serves_unregistered() || self.table.registered_since(id).is_some()
     }
 
     /// What happened since `base`, a position this device had during the wait. `Err`: nothing newer than this position.
@@ -349,7 +372,7 @@ mod tests {
     async fn a_dropped_wait_leaves_nothing_and_its_place_is_free() {
         let gateway = Gateway::new(&TableConfig::default(), 1);
         let first = gateway.begin(DEVICE, None).await;
-        assert_eq!(gateway.at_once(DEVICE, None).await, Err(WaitError::Full(Full::Device)));
+        assert_eq!(gateway.at_once(DEVICE, None).await, Err(Full::Device.into()));
         first.abort();
         assert!(first.await.unwrap_err().is_cancelled());
         assert_eq!(gateway.waiters.waiting(), 0);
@@ -362,6 +385,36 @@ mod tests {
         let passed = gateway.waits.wait_for_packet(DEVICE, None, Instant::now()).await;
         assert_eq!(passed, Ok(Waited::TimedOut { cursor: gateway.table.cursor(DEVICE) }), "nor does this");
         third.abort();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_device_that_is_deleted_ends_its_waits_at_once_whoever_else_is_served() {
+        for unregistered in [Unregistered::Allow, Unregistered::Deny] {
+            let gateway = Gateway::new(&TableConfig { unregistered, ..TableConfig::default() }, 10);
+            for heard in [false, true] {
+                gateway.table.register(DEVICE, START);
+                gateway.table.register(OTHER, START);
+                if heard {
+                    gateway.hear(DEVICE, 1);
+                }
+                let begun = Instant::now();
+                let (wait, other) = (gateway.begin(DEVICE, None).await, gateway.begin(OTHER, None).await);
+                gateway.delete(DEVICE);
+                assert_eq!(wait.await.unwrap(), Err(Ended::Dismissed.into()));
+                assert_eq!((Instant::now(), gateway.waiters.waiting()), (begun, 1));
+                other.abort();
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_takes_its_place_after_its_device_was_deleted_does_not_sleep_where_nothing_can_come() {
+        let deny = TableConfig { unregistered: Unregistered::Deny, ..TableConfig::default() };
+        let gateway = Gateway::new(&deny, 10);
+        gateway.table.register(DEVICE, START);
+        let base = gateway.table.cursor(DEVICE);
+        gateway.delete(DEVICE);
+        assert_eq!(gateway.waits.sleep(DEVICE, base).await, Ok(Err(WaitError::NotRegistered)));
     }
 
     #[test]

@@ -38,12 +38,24 @@ impl Gateway {
 
     /// A packet of `id` with this sequence, and whoever waits for it is woken.
     pub(super) fn hear(&self, id: DeviceId, sequence: u16) {
-        self.record(id, sequence);
-        self.waiters.wake(id);
+        let cursor = self.record(id, sequence);
+        self.wake(id, cursor);
     }
 
-    /// A packet of `id` with this sequence, as many seconds after the start, sealed and opened. Nobody is woken yet.
-    pub(super) fn record(&self, id: DeviceId, sequence: u16) {
+    /// As the ingest does it once the packet at `cursor` is recorded.
+    pub(super) fn wake(&self, id: DeviceId, cursor: Cursor) {
+        self.waiters.heard(id, cursor, || self.table.registration(id).map(|registration| registration.organisation));
+    }
+
+    /// Deletes the device as the registry does.
+    pub(super) fn delete(&self, id: DeviceId) {
+        assert!(self.table.deregister(id));
+        self.waiters.dismiss(id);
+    }
+
+    /// A packet of `id` with this sequence, as many seconds after the start, sealed and opened; returns its position. Nobody
+    /// is woken yet.
+    pub(super) fn record(&self, id: DeviceId, sequence: u16) -> Cursor {
         let at = START.after(Duration::from_secs(sequence.into()));
         let header = Header {
             packet_type: PacketType::TDF,
@@ -60,7 +72,8 @@ impl Gateway {
         let verified = open_with(&key, Frame::parse(&mut bytes, Layout::Unversioned).unwrap()).unwrap();
         let path = &Path::Direct(([192, 0, 2, 1], 4000).into());
         let packet = Packet { verified: &verified, path, may_move: true, application: None, at };
-        assert!(matches!(self.table.record(&packet), Outcome::Counted(_)), "{sequence}");
+        let Outcome::Counted(counted) = self.table.record(&packet) else { panic!("{sequence}") };
+        counted.cursor
     }
 
     /// A wait of a minute, begun.

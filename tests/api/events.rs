@@ -25,20 +25,20 @@ const LONG: Duration = Duration::from_secs(3600);
 
 /// What a request asks for.
 #[derive(Clone, Copy, Default)]
-struct Ask<'a> {
-    http2: bool,
-    path: &'a str,
+pub(crate) struct Ask<'a> {
+    pub(crate) http2: bool,
+    pub(crate) path: &'a str,
     /// A request with a body is a POST.
-    body: &'a str,
-    last_event_id: Option<&'a str>,
-    key: Option<&'a str>,
+    pub(crate) body: &'a str,
+    pub(crate) last_event_id: Option<&'a str>,
+    pub(crate) key: Option<&'a str>,
 }
 
 impl Ask<'_> {
     fn request(&self) -> Request<Full<Bytes>> {
         let method = if self.body.is_empty() { "GET" } else { "POST" };
-        let mut request = Request::builder().method(method).uri(format!("http://gateway{}", self.path));
-        request = request.header("host", "gateway").header("accept", "text/event-stream");
+        let mut request = Request::builder().method(method).uri(format!("http://127.0.0.1{}", self.path));
+        request = request.header("host", "127.0.0.1").header("accept", "text/event-stream");
         for (name, value) in [("last-event-id", self.last_event_id), ("x-api-key", self.key)] {
             if let Some(value) = value {
                 request = request.header(name, value);
@@ -48,7 +48,7 @@ impl Ask<'_> {
     }
 
     /// The answer, over a connection of its own.
-    async fn send(&self, server: &Server) -> Response<Incoming> {
+    pub(crate) async fn send(&self, server: &Server) -> Response<Incoming> {
         let io = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
         if self.http2 {
             let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
@@ -61,7 +61,7 @@ impl Ask<'_> {
         }
     }
 
-    async fn follow(&self, server: &Server) -> Events {
+    pub(crate) async fn follow(&self, server: &Server) -> Events {
         let response = self.send(server).await;
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
@@ -72,14 +72,14 @@ impl Ask<'_> {
 }
 
 /// A stream as a client reads it.
-struct Events {
+pub(crate) struct Events {
     body: Incoming,
     text: String,
 }
 
 impl Events {
     /// The lines of the next block; `None` at the end.
-    async fn block(&mut self) -> Option<Vec<String>> {
+    pub(crate) async fn block(&mut self) -> Option<Vec<String>> {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
                 let lines = block.split('\n').map(str::to_owned).collect();
@@ -92,14 +92,14 @@ impl Events {
     }
 
     /// The id that the stream begins with.
-    async fn start(&mut self) -> String {
+    pub(crate) async fn start(&mut self) -> String {
         let block = self.block().await.unwrap();
         assert!(block.len() == 2 && block[1].starts_with("retry: "), "{block:?}");
         block[0].strip_prefix("id: ").unwrap().to_owned()
     }
 
     /// Name, id and data of the next event.
-    async fn event(&mut self) -> (String, String, Value) {
+    pub(crate) async fn event(&mut self) -> (String, String, Value) {
         let block = self.block().await.unwrap();
         assert_eq!(block.len(), 3, "{block:?}");
         let line = |at: usize, name: &str| block[at].strip_prefix(name).unwrap().to_owned();
@@ -107,7 +107,7 @@ impl Events {
     }
 
     /// Name, device and sequence of the next event; a device that was never heard has none.
-    async fn told(&mut self) -> (String, String, Option<u64>) {
+    pub(crate) async fn told(&mut self) -> (String, String, Option<u64>) {
         let (name, _, data) = self.event().await;
         (name, data["deviceId"].as_str().unwrap().to_owned(), data["packet"]["sequence"].as_u64())
     }
@@ -387,7 +387,7 @@ async fn an_http2_client_that_takes_nothing_of_its_stream_is_cut() {
         server.report(DEVICE, 1);
         let cut = async {
             // Answers without a body are not held up.
-            let health = || Request::head("http://gateway/health").body(Full::default()).unwrap();
+            let health = || Request::head("http://127.0.0.1/health").body(Full::default()).unwrap();
             while client.send_request(health()).await.is_ok() {}
         };
         timeout(PATIENCE, cut).await.expect("the connection is cut");

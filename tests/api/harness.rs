@@ -11,18 +11,20 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use lastroute::api::access::Access;
 use lastroute::api::metrics_text::IngestSource;
-use lastroute::api::{Api, ApiConfig, serve, serve_metrics};
-use lastroute::auth::keys::{Interface, RootKey};
+use lastroute::api::{Api, ApiConfig, Parts, serve, serve_metrics};
+use lastroute::auth::keys::{Interface, KeyPair, RootKey};
 use lastroute::auth::{open_with, seal_with};
 use lastroute::clock::{Clock, Timestamp};
 use lastroute::id::{DeviceId, KeyId};
 use lastroute::ingest::moves::MoveLog;
 use lastroute::metrics::Counters;
-use lastroute::table::route::Path;
+use lastroute::registry::{Live, Registry};
+use lastroute::table::route::{Outcome, Path};
 use lastroute::table::{Packet, RouteTable, TableConfig};
 use lastroute::waiters::{Waiters, WaitersConfig};
 use lastroute::wire::frame::{Flags, Frame, Header, Layout, PacketType};
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -66,6 +68,9 @@ pub(crate) struct Server {
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) moves: Arc<MoveLog>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) registry: Registry,
+    /// That of the registry, which goes with the server.
+    pub(crate) directory: TempDir,
     pub(crate) shutdown: watch::Sender<bool>,
     pub(crate) serving: JoinHandle<()>,
 }
@@ -80,22 +85,33 @@ impl Server {
             receive_buffer: 4096,
             counters: Arc::clone(&counters),
         };
-        let api = Arc::new(Api::new(
-            Arc::clone(&table),
-            Arc::clone(&waiters),
-            Arc::clone(&moves),
-            Clock::default(),
-            setup.access,
-            vec![source],
-            setup.config,
-        ));
+        let directory = tempfile::tempdir().unwrap();
+        let clock = Clock::default();
+        let live = Live {
+            keys: Arc::default(),
+            table: Arc::clone(&table),
+            waiters: Arc::clone(&waiters),
+            cloud_keys: KeyPair::from_private([7; 32]),
+            configured: Arc::default(),
+        };
+        let registry = Registry::open(directory.path(), live, clock).await.unwrap();
+        let api = Arc::new(Api::new(Parts {
+            table: Arc::clone(&table),
+            waiters: Arc::clone(&waiters),
+            moves: Arc::clone(&moves),
+            registry: registry.clone(),
+            clock,
+            access: setup.access,
+            ingest: vec![source],
+            config: setup.config,
+        }));
         let (shutdown, stop) = watch::channel(false);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let metrics_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, metrics_address) = (listener.local_addr().unwrap(), metrics_listener.local_addr().unwrap());
         let serving = tokio::spawn(serve(listener, Arc::clone(&api), stop.clone(), setup.drain));
         tokio::spawn(serve_metrics(metrics_listener, api, stop, setup.drain));
-        Self { address, metrics_address, table, waiters, moves, counters, shutdown, serving }
+        Self { address, metrics_address, table, waiters, moves, counters, registry, directory, shutdown, serving }
     }
 
     /// A packet of `id` as ingest takes it in.
@@ -114,8 +130,10 @@ impl Server {
         seal_with(&key, &header, Layout::Unversioned, &[], &mut bytes);
         let verified = open_with(&key, Frame::parse(&mut bytes, Layout::Unversioned).unwrap()).unwrap();
         let path = Path::Direct("203.0.113.7:6200".parse().unwrap());
-        self.table.record(&Packet { verified: &verified, path: &path, may_move: true, application: None, at: AT });
-        self.waiters.wake(id);
+        let packet = Packet { verified: &verified, path: &path, may_move: true, application: None, at: AT };
+        let Outcome::Counted(counted) = self.table.record(&packet) else { return };
+        let organisation = || self.table.registration(id).map(|registration| registration.organisation);
+        self.waiters.heard(id, counted.cursor, organisation);
     }
 
     /// Until as many wait.
@@ -155,9 +173,54 @@ impl Server {
         self.connect().await.request("GET", path, headers, b"").await
     }
 
+    /// One request with a body in JSON.
+    pub(crate) async fn send(&self, method: &str, path: &str, body: &Value) -> Answer {
+        let bytes = serde_json::to_vec(body).unwrap();
+        self.connect().await.request(method, path, "content-type: application/json\r\n", &bytes).await
+    }
+
+    /// The record that a request to make one is answered with.
+    pub(crate) async fn create(&self, path: &str, body: &Value) -> Value {
+        let answer = self.send("POST", path, body).await;
+        assert_eq!(answer.status, 201, "{body} {answer:?}");
+        answer.json()
+    }
+
+    /// What a request to read is answered with.
+    pub(crate) async fn read(&self, path: &str) -> Value {
+        let answer = self.get(path, "").await;
+        assert_eq!(answer.status, 200, "{path} {answer:?}");
+        answer.json()
+    }
+
+    /// A request to delete, which is answered with nothing.
+    pub(crate) async fn delete(&self, path: &str) {
+        let answer = self.connect().await.request("DELETE", path, "", b"").await;
+        assert_eq!((answer.status, answer.body.len()), (204, 0), "{path} {answer:?}");
+    }
+
+    /// That a request to delete is refused.
+    pub(crate) async fn keeps(&self, path: &str, status: u16, words: &str) {
+        self.connect().await.request("DELETE", path, "", b"").await.is_error(status, words);
+    }
+
     pub(crate) async fn post(&self, path: &str, headers: &str, body: &[u8]) -> Answer {
         self.connect().await.request("POST", path, headers, body).await
     }
+}
+
+/// That a record has these values and no `null` anywhere.
+pub(crate) fn has(record: &Value, names: &[&str]) {
+    for name in names {
+        assert!(record.get(name).is_some(), "no {name} in {record}");
+    }
+    assert!(!record.to_string().contains("null"), "{record}");
+}
+
+/// The ids of records, or whatever is called `name` in them.
+pub(crate) fn each(records: &Value, name: &str) -> Vec<String> {
+    let text = |record: &Value| record[name].as_str().unwrap().to_owned();
+    records.as_array().unwrap().iter().map(text).collect()
 }
 
 /// How many waits ended in this way.
@@ -190,7 +253,7 @@ impl Client {
     }
 
     pub(crate) async fn send_head(&mut self, method: &str, path: &str, headers: &str) {
-        self.send(format!("{method} {path} HTTP/1.1\r\nhost: gateway\r\n{headers}\r\n").as_bytes()).await;
+        self.send(format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n{headers}\r\n").as_bytes()).await;
     }
 
     /// `headers` are whole lines.
@@ -258,7 +321,8 @@ impl Answer {
 
 /// One request over HTTP/2.
 pub(crate) async fn request_http2(sender: &mut http2::SendRequest<Full<Bytes>>, method: &str, path: &str) -> Answer {
-    let request = Request::builder().method(method).uri(format!("http://gateway{path}")).body(Full::default()).unwrap();
+    let request =
+        Request::builder().method(method).uri(format!("http://127.0.0.1{path}")).body(Full::default()).unwrap();
     answer_http2(timeout(PATIENCE, sender.send_request(request)).await.expect("in time").unwrap()).await
 }
 

@@ -7,6 +7,7 @@ use hyper::Request;
 use hyper::body::Bytes;
 use lastroute::id::DeviceId;
 use serde_json::json;
+use sqlx::{Connection, SqliteConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::time::{Instant, advance, timeout};
@@ -35,17 +36,17 @@ fn everything(server: &Server, devices: u64) -> Vec<u8> {
 }
 
 fn bulk(body: Vec<u8>) -> Request<Full<Bytes>> {
-    Request::post("http://gateway/device/lastRoute").body(Full::from(body)).unwrap()
+    Request::post("http://127.0.0.1/device/lastRoute").body(Full::from(body)).unwrap()
 }
 
 fn head(path: &str) -> Request<Full<Bytes>> {
-    Request::head(format!("http://gateway{path}")).body(Full::default()).unwrap()
+    Request::head(format!("http://127.0.0.1{path}")).body(Full::default()).unwrap()
 }
 
 #[tokio::test]
 async fn the_version_is_found_out_from_any_split_of_the_first_bytes() {
     let server = Server::start(patient()).await;
-    let http1 = b"POST /device/lastRoute HTTP/1.1\r\nhost: x\r\ncontent-length: 16\r\n\r\n{\"deviceIds\":[]}";
+    let http1 = b"POST /device/lastRoute HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 16\r\n\r\n{\"deviceIds\":[]}";
     // An empty SETTINGS frame; the server's own begins with its length.
     let http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     for (bytes, answer) in [(&http1[..], &b"HTTP/1.1 200 OK"[..]), (http2, b"\0\0")] {
@@ -130,6 +131,88 @@ async fn a_body_that_never_ends_is_answered_408() {
 }
 
 #[tokio::test]
+async fn an_answer_that_does_not_come_in_time_is_503_and_a_wait_may_take_longer() {
+    let mut setup = patient();
+    setup.config.request_timeout = SHORT;
+    let server = Server::start(setup).await;
+    let wait = format!("{WAIT}?timeoutMs=100");
+    assert_eq!(server.get(&wait, "").await.status, 204);
+    // Somebody else changes the database, and takes long.
+    let path = server.directory.path().join("registry.sqlite3");
+    let mut other = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let answer = server.send("POST", "/organisation", &json!({"name": "late"})).await;
+    answer.is_error(503, "see whether what was to be changed is");
+    assert_eq!(answer.header("retry-after"), None, "it may have happened");
+    sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_key_that_is_made_too_late_to_be_told_is_deleted_again() {
+    let mut setup = patient();
+    setup.config.request_timeout = SHORT;
+    let server = Server::start(setup).await;
+    let path = server.directory.path().join("registry.sqlite3");
+    let mut other = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let answer = server.send("POST", "/apiKey", &json!({"name": "late", "access": "write"})).await;
+    answer.is_error(503, "see whether what was to be changed is");
+    sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+    let gone = async {
+        // Made after the key, as changes happen one after the other.
+        while server.send("POST", "/organisation", &json!({"name": "next"})).await.status == 503 {}
+        while server.get("/apiKey", "").await.json() != json!([]) {}
+    };
+    timeout(PATIENCE, gone).await.expect("nobody has the key");
+}
+
+#[tokio::test]
+async fn a_body_has_its_room_until_the_answer_and_that_of_a_wait_until_it_is_read() {
+    let mut setup = patient();
+    setup.config.max_outstanding = 5000;
+    let server = Server::start(setup).await;
+    let padded = |body: &[u8]| [body, &[b' '; 3000]].concat();
+    let mut waits = server.connect().await;
+    let body = padded(br#"{"deviceIds": ["0000000000000001"]}"#);
+    waits.send_head("POST", "/device/waitForPacket", &format!("content-length: {}\r\n", body.len())).await;
+    waits.send(&body).await;
+    server.waiting(1).await;
+    let lists = async || server.post("/device/lastRoute", "", &padded(br#"{"deviceIds": []}"#)).await.status;
+    assert_eq!(lists().await, 200);
+    // Somebody else changes the database, and takes long.
+    let path = server.directory.path().join("registry.sqlite3");
+    let mut other = SqliteConnection::connect(path.to_str().unwrap()).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let mut changes = server.connect().await;
+    let body = padded(br#"{"name": "late"}"#);
+    changes.send_head("POST", "/organisation", &format!("content-length: {}\r\n", body.len())).await;
+    changes.send(&body).await;
+    let held = async { while lists().await != 503 {} };
+    timeout(PATIENCE, held).await.expect("the room is taken");
+    sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+    assert_eq!(changes.answer(false).await.status, 201);
+    let free = async { while lists().await != 200 {} };
+    timeout(PATIENCE, free).await.expect("the room is free again");
+}
+
+#[tokio::test]
+async fn what_was_done_is_told_also_where_there_is_no_room_for_the_answer() {
+    let mut setup = patient();
+    setup.config.max_outstanding = 6000;
+    let server = Server::start(setup).await;
+    let organisation = server.create("/organisation", &json!({"name": "own"})).await["id"].clone();
+    let board = json!({"name": "tag", "description": "", "soc": "nRF9151", "organisationId": organisation});
+    let board = server.create("/board", &board).await["id"].clone();
+    let device = |n: u8| json!({"mcuId": format!("{n:02x}"), "boardId": board, "organisationId": organisation});
+    let devices: Vec<_> = (1..=30).map(device).collect();
+    let answer = server.send("POST", "/device/batch", &json!({"devices": devices})).await;
+    assert_eq!((answer.status, answer.json().as_array().unwrap().len()), (201, 30));
+    assert!(answer.body.len() > 6000);
+    let list = format!("/device?organisationId={}", organisation.as_str().unwrap());
+    server.get(&list, "").await.is_error(503, "on their way");
+}
+
+#[tokio::test]
 async fn a_body_that_ends_early_is_answered_400() {
     let server = Server::start(patient()).await;
     let mut client = server.connect().await;
@@ -173,7 +256,7 @@ async fn headers_too_long_are_answered_431() {
     let longer = format!("x-long: {}\r\n", "x".repeat(40_000));
     assert_eq!(server.get("/health", &longer).await.status, 431);
     let mut http2 = server.connect_http2().await;
-    let request = Request::get("http://gateway/health").header("x-long", "x".repeat(20_000));
+    let request = Request::get("http://127.0.0.1/health").header("x-long", "x".repeat(20_000));
     let answer = http2.send_request(request.body(Full::default()).unwrap()).await.unwrap();
     answer_http2(answer).await.is_error(431, "16384");
 }
@@ -221,7 +304,7 @@ async fn a_client_that_does_not_read_is_cut() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut client = Client(socket.connect(server.address).await.unwrap());
-    let head = format!("POST /device/lastRoute HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!("POST /device/lastRoute HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: {}\r\n\r\n", body.len());
     // Answers of 1.6 MB each: the server stops reading when the buffers are full, so that writing here ends only with the
     // connection.
     let request = [head.as_bytes(), &body].concat();

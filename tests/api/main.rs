@@ -3,11 +3,19 @@
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail where a test would")]
 
+mod access;
+mod contract;
+mod devices;
 mod events;
 mod gateway;
 mod harness;
 mod limits;
 mod many;
 mod metrics;
+mod organisation_waits;
+mod records;
 mod routes;
+mod scopes;
+mod states;
+mod unregistered;
 mod waiting;

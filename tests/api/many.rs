@@ -56,7 +56,7 @@ async fn any_is_answered_by_the_first_packet_in_either_version_and_form() {
     packed.send_head("POST", MANY, &format!("{types}content-length: {}\r\n", message.len())).await;
     packed.send(&message).await;
     let mut http2 = server.connect_http2().await;
-    let request = Request::post(format!("http://gateway{MANY}")).body(Full::from(bytes(&body))).unwrap();
+    let request = Request::post(format!("http://127.0.0.1{MANY}")).body(Full::from(bytes(&body))).unwrap();
     let over_http2 = tokio::spawn(async move { answer_http2(http2.send_request(request).await.unwrap()).await });
     server.waiting(9).await;
     server.report(DEVICE, 4711);
@@ -129,11 +129,11 @@ async fn what_is_wrong_with_a_request_is_named() {
     for (body, status, words) in [
         (json!({}), 400, "either in deviceIds or by organisationId"),
         (json!({"deviceIds": [FIRST], "organisationId": "a"}), 400, "either in deviceIds or by organisationId"),
-        (json!({"organisationId": "a"}), 404, "no organisations yet"),
+        (json!({"organisationId": "a"}), 400, "organisationId must be a record id"),
         (json!({"deviceIds": []}), 400, "deviceIds is empty"),
         (json!({"deviceIds": FIRST}), 400, "does not fit"),
         (json!({"deviceIds": [FIRST, "x"]}), 400, "deviceIds[1]: a device id is 16 hex digits"),
-        (json!({"deviceIds": [FIRST, FIRST, FIRST]}), 422, "names 3 devices; name at most 2"),
+        (json!({"deviceIds": [FIRST, FIRST, FIRST]}), 422, "deviceIds has more than 2 entries; send at most 2"),
         (json!({"deviceIds": [FIRST], "after": {"x": "1-1"}}), 400, "after has the key \"x\""),
         (
             json!({"deviceIds": [FIRST], "after": {SECOND: "1-1"}}),
@@ -201,7 +201,7 @@ async fn a_client_that_leaves_or_closes_its_side_gives_all_its_places_back() {
     client.answer(false).await.is_error(400, "keep it open");
     assert_eq!(server.waiters.waiting(), 0);
     let mut http2 = server.connect_http2().await;
-    let request = Request::post(format!("http://gateway{MANY}")).body(Full::<Bytes>::from(bytes(&body))).unwrap();
+    let request = Request::post(format!("http://127.0.0.1{MANY}")).body(Full::<Bytes>::from(bytes(&body))).unwrap();
     let reset = tokio::spawn(async move { http2.send_request(request).await.map(drop) });
     server.waiting(2).await;
     reset.abort();

@@ -40,7 +40,7 @@ async fn the_last_route_comes_with_cursor_and_trust() {
 async fn only_registered_devices_have_a_state() {
     let server = Server::start(Setup::default()).await;
     server.report(DEVICE, 1);
-    server.get(STATE, "").await.is_error(404, "not registered; add a [[device]] block");
+    server.get(STATE, "").await.is_error(404, "not registered; register it with POST /device");
     server.table.register(DEVICE, AT);
     let state = server.get(STATE, "").await.json();
     assert_eq!((&state["lastRoute"], &state["createdAt"]), (&route(1), &json!("2026-11-23T03:00:00.123Z")));

@@ -188,7 +188,7 @@ async fn a_stream_that_is_reset_releases_its_wait_and_no_other() {
     let sender = server.connect_http2().await;
     let wait = || {
         let mut sender = sender.clone();
-        let request = Request::get(format!("http://gateway{WAIT}")).body(Full::default()).unwrap();
+        let request = Request::get(format!("http://127.0.0.1{WAIT}")).body(Full::default()).unwrap();
         tokio::spawn(async move { answer_http2(sender.send_request(request).await.unwrap()).await })
     };
     let (leaves, stays) = (wait(), wait());
@@ -206,7 +206,7 @@ async fn a_lost_http2_connection_releases_all_its_waits() {
     let (sender, socket) = server.connect_http2_with_socket().await;
     for _ in 0..3 {
         let mut sender = sender.clone();
-        let request = Request::get(format!("http://gateway{WAIT}")).body(Full::default()).unwrap();
+        let request = Request::get(format!("http://127.0.0.1{WAIT}")).body(Full::default()).unwrap();
         tokio::spawn(async move { sender.send_request(request).await.map(drop) });
     }
     server.waiting(3).await;

@@ -28,7 +28,7 @@ pub(crate) const NETWORK: KeyId = KeyId::from_le_bytes([0x17, 0x0a, 0]);
 /// Longer than anything here takes, so that what never comes fails the test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-const NETWORK_KEY: [u8; 32] = [0x42; 32];
+pub(crate) const NETWORK_KEY: [u8; 32] = [0x42; 32];
 
 pub(crate) struct Gateway {
     app: Option<App>,
@@ -199,6 +199,10 @@ impl Client {
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         let request = Request::post(format!("{}{path}", self.base)).header("content-type", "application/json");
         self.send(request.body(Full::from(body.to_string())).unwrap()).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        self.send(Request::delete(format!("{}{path}", self.base)).body(Full::default()).unwrap()).await
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Answer {

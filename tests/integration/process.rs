@@ -148,8 +148,8 @@ fn a_bad_configuration_is_one_line_and_exit_code_2() {
     let error = refused(&mut lastroute(&["simulate", "--cloud-public-key", &no_key]));
     assert!(error.contains("take the one the gateway prints"), "{error}");
     for command in ["simulate", "demo"] {
-        let error = refused(&mut lastroute(&[command, "--cadence", "9223372036854775807s"]));
-        assert!(error.contains("cadence is 9223372036854775807s: at most"), "{error}");
+        let error = refused(&mut lastroute(&[command, "--cadence", "631107417600s"]));
+        assert!(error.contains("cadence is 631107417600s: at most"), "{error}");
     }
 }
 
@@ -179,7 +179,9 @@ fn a_check_tells_the_configuration_and_starts_and_makes_nothing() {
         assert!(text.contains(part), "{part} in {text}");
     }
     let json: Value = serde_json::from_str(&check("--check=json")).unwrap();
-    assert_eq!(json["settings"][4]["value"], taken.as_str());
+    let mut settings = json["settings"].as_array().unwrap().iter();
+    let listen = settings.find(|setting| setting["name"] == "udp-listen").unwrap();
+    assert_eq!(listen["value"], taken.as_str());
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing was made");
     let error = refused(lastroute(&["serve", "--check"]).env("LASTROUTE_ROUTE_POLICY", "old"));
     assert!(error.starts_with("lastroute: LASTROUTE_ROUTE_POLICY: "), "{error}");
@@ -205,6 +207,19 @@ fn a_port_in_use_is_one_line_with_the_address_and_the_flag() {
 }
 
 #[test]
+fn a_data_directory_in_use_is_one_line_and_free_again_once_its_process_is_killed() {
+    let data = tempfile::tempdir().unwrap();
+    let mut first = Served::start(data.path(), &[]);
+    first.until_ready();
+    let mut second = lastroute(&["serve", "--udp-listen", ANY_PORT, "--http-listen", ANY_PORT, "--data-dir"]);
+    let said = refused(second.arg(data.path()));
+    let holder = format!("{} is in use by another process ({})", data.path().display(), first.child.id());
+    assert!(said.contains(&holder) && said.contains("--data-dir"), "{said}");
+    drop(first);
+    Served::start(data.path(), &[]).until_ready();
+}
+
+#[test]
 fn an_open_api_beyond_loopback_is_refused() {
     let data = tempfile::tempdir().unwrap();
     let error = refused(lastroute(&["serve", "--http-listen", "0.0.0.0:0", "--data-dir"]).arg(data.path()));
@@ -214,7 +229,7 @@ fn an_open_api_beyond_loopback_is_refused() {
 }
 
 #[test]
-fn sigterm_ends_it_with_success_within_5_s() {
+fn sigterm_ends_it_with_success_within_5_s_and_leaves_the_registry_in_one_file() {
     let data = tempfile::tempdir().unwrap();
     let mut gateway = Served::start(data.path(), &[]);
     gateway.until_ready();
@@ -223,6 +238,8 @@ fn sigterm_ends_it_with_success_within_5_s() {
     std::thread::spawn(move || done.send(gateway.child.wait().unwrap()));
     let status = ended.recv_timeout(Duration::from_secs(5)).expect("it ends within 5 s");
     assert_eq!(status.code(), Some(0));
+    let there = |name: &str| data.path().join(name).exists();
+    assert_eq!(["registry.sqlite3", "registry.sqlite3-wal", "registry.sqlite3-shm"].map(there), [true, false, false]);
 }
 
 #[test]
@@ -367,4 +384,48 @@ fn the_demonstration_tells_what_to_type_and_shows_packets() {
     }
     assert!(text.lines().any(|line| line.contains(device) && line.contains(" from 127.0.0.1:")), "{text}");
     assert!(text.lines().any(|line| line.starts_with("Stopped. The fleet sent ")), "{text}");
+}
+
+/// A request with a JSON body and without credentials: the status and body of its answer.
+fn post(address: &str, path: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let head =
+        format!("POST {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json");
+    write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+#[test]
+fn without_space_for_the_registry_the_gateway_reads_on_and_says_so_and_writes_again_when_there_is_some() {
+    let data = tempfile::tempdir().unwrap();
+    // A file of this process grows to 512 blocks at most, and a write beyond that fails as on a full disk.
+    let limited = "trap '' XFSZ && ulimit -S -f 512 && exec \"$0\" serve --udp-listen 127.0.0.1:0 \
+                   --http-listen 127.0.0.1:0 --data-dir \"$1\"";
+    let mut command = Command::new("sh");
+    command.env_clear().args(["-c", limited, env!("CARGO_BIN_EXE_lastroute")]).arg(data.path());
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap());
+    let mut served = Served { child, log };
+    let ready = served.until_ready();
+    let address = ready.last().unwrap()["http"].as_str().unwrap().to_owned();
+    let create = |name: usize| post(&address, "/organisation", &format!("{{\"name\":\"{name}\"}}"));
+    let made = (0..5000).take_while(|name| create(*name).0 == 201).count();
+    assert!((1..5000).contains(&made), "{made}");
+    for name in [5000, 5001] {
+        let (status, body) = create(name);
+        assert_eq!((status, body.contains("database")), (503, true), "{body}");
+    }
+    let names = || {
+        let (status, body) = get(&address, "/organisation?limit=10000");
+        assert_eq!(status, 200);
+        serde_json::from_str::<Value>(&body).unwrap().as_array().unwrap().len()
+    };
+    assert_eq!(names(), made);
+    let raised = Command::new("prlimit").args(["--fsize=unlimited", "--pid", &served.child.id().to_string()]).status();
+    assert!(raised.unwrap().success());
+    assert_eq!(create(5002).0, 201);
+    assert_eq!(names(), made + 1);
 }

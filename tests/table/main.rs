@@ -3,8 +3,10 @@
 
 mod copies;
 mod examples;
+mod listing;
 mod oracle;
 mod random;
+mod removal;
 
 use std::net::SocketAddr;
 

@@ -61,6 +61,14 @@ impl Oracle {
         self.devices.entry(sent.device).or_default().take(sent, at)
     }
 
+    /// Whether it was registered.
+    pub(super) fn deregister(&mut self, device: u64) -> bool {
+        let Some(at) = self.registered.iter().position(|id| *id == device) else { return false };
+        self.registered.remove(at);
+        self.devices.remove(&device);
+        true
+    }
+
     pub(super) fn report(&mut self, device: u64, application: u32) -> bool {
         if !self.registered.contains(&device) {
             return false;

@@ -35,6 +35,7 @@ enum Action {
         way: Option<Way>,
     },
     Register(u64),
+    Deregister(u64),
     /// Another device reports what this one runs.
     Report(u64, u32),
 }
@@ -118,6 +119,7 @@ fn step() -> impl Strategy<Value = (Duration, Action)> {
         24 => draft().prop_map(Action::Send),
         6 => (0..40usize, prop::option::of(way())).prop_map(|(back, way)| Action::Again { back, way }),
         1 => (1..=DEVICES).prop_map(Action::Register),
+        1 => (1..=DEVICES).prop_map(Action::Deregister),
         1 => (1..=DEVICES, 1..9u32).prop_map(|(device, application)| Action::Report(device, application)),
     ];
     (pause.prop_map(Duration::from_millis), action)
@@ -171,6 +173,9 @@ impl Run {
                 if !self.oracle.registered.contains(device) {
                     self.oracle.registered.push(*device);
                 }
+            }
+            Action::Deregister(device) => {
+                assert_eq!(self.table.deregister(DeviceId(*device)), self.oracle.deregister(*device));
             }
             Action::Report(device, id) => {
                 let done = self.table.set_application(DeviceId(*device), application(*id), self.now);
@@ -248,11 +253,12 @@ impl Run {
             let cursor = self.table.cursor(id);
             assert_eq!(snapshot.is_some(), history.is_some(), "{id}");
             assert_eq!(cursor.n, history.map_or(0, |history| history.count()));
-            self.check_epoch(device, cursor, history.is_some());
+            let registered = self.oracle.registered.contains(&device);
+            assert_eq!(self.table.registered_since(id).is_some(), registered);
+            self.check_epoch(device, cursor, registered || history.is_some());
             let (Some(snapshot), Some(history)) = (snapshot, self.oracle.devices.get(&device)) else { continue };
             assert_eq!((snapshot.device_id, snapshot.cursor), (id, cursor));
-            assert_eq!(snapshot.registered, self.oracle.registered.contains(&device));
-            assert_eq!(snapshot.registered, self.table.registered_since(id).is_some());
+            assert_eq!(snapshot.registered, registered);
             assert_eq!(snapshot.first_packet_at, history.first_packet_at());
             assert_eq!(snapshot.last_packet, history.last_packet());
             assert_eq!(snapshot.direct, history.direct());
@@ -262,11 +268,11 @@ impl Run {
         }
     }
 
-    /// A record keeps its epoch; one made after it was forgotten gets another.
-    fn check_epoch(&mut self, device: u64, cursor: Cursor, recorded: bool) {
+    /// What is registered or has a record keeps its epoch; one that comes after it was forgotten gets another.
+    fn check_epoch(&mut self, device: u64, cursor: Cursor, known: bool) {
         assert_eq!(cursor.epoch >> 32, 3);
         let former = self.former.entry(device).or_default();
-        if !recorded {
+        if !known {
             former.extend(self.present.remove(&device));
         } else {
             assert_eq!(*self.present.entry(device).or_insert(cursor.epoch), cursor.epoch);

@@ -1,34 +1,39 @@
-//! A small client of a gateway's API, for the tools that watch one: requests one at a time, with a time-out and a bound on
-//! the answer, and errors that say what to do. What the answers mean for a tool belongs there.
+//! A small client of a gateway's API, for the tools that watch or fill one: requests with a time-out and a bound on the answer,
+//! and errors that say what to do. What the answers mean for a tool belongs there.
+
+mod error;
 
 use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use hyper::http::uri::Authority;
-use hyper::{Request, Response, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::id::{Cursor, DeviceId};
 use crate::quote::{one_line, reason};
 use crate::status::GatewayStatus;
+pub use error::ClientError;
 
 /// Where a gateway on this machine serves its API unless it is told otherwise.
 pub const DEFAULT_ADDRESS: &str = "http://127.0.0.1:8080";
 
-/// The time one request may take, from the look-up of the name to the last byte of the answer.
+/// The time one request may take, from the look-up of the name to the last byte of the answer, unless more is granted.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest answer that is read: a status with thousands of route moves has less.
+/// The longest answer that is read, unless longer ones are expected: a status with thousands of route moves has less.
 pub const MAX_ANSWER: usize = 1 << 20;
 
 /// Longer texts of a gateway than this, in characters, are cut in errors: they are shown in one line.
@@ -40,7 +45,9 @@ pub struct Client {
     address: String,
     /// The header of the API key; marked as sensitive, so that it prints as such.
     key: Option<HeaderValue>,
-    http: legacy::Client<HttpConnector, Empty<Bytes>>,
+    timeout: Duration,
+    max_answer: usize,
+    http: legacy::Client<HttpConnector, Full<Bytes>>,
 }
 
 /// The last route of a device, as `GET /device/deviceId/{deviceId}/lastRoute` tells it.
@@ -54,104 +61,6 @@ pub struct LastRoute {
     pub trust: Option<String>,
 }
 
-/// Why there is no answer. One line: which address, what happened, what to do. Never holds the key.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ClientError {
-    /// The address is none that can be asked.
-    #[error("{address:?} is not the address of a gateway's API: {problem}")]
-    Address {
-        /// As it was given.
-        address: String,
-        /// What is wrong, and what to do.
-        problem: &'static str,
-    },
-    /// The API key cannot be sent.
-    #[error("the API key has characters that no request can carry; give the key as it stands in the gateway's file")]
-    Key,
-    /// No connection.
-    #[error("cannot reach {address}: {reason}; is the gateway running there? name its API with --gateway-api")]
-    Unreachable {
-        /// The gateway.
-        address: String,
-        /// What the system says.
-        reason: String,
-    },
-    /// Not done within [`TIMEOUT`].
-    #[error("{address} did not answer within {TIMEOUT:?}; see that it is the address of the API and can be reached")]
-    TimedOut {
-        /// The gateway.
-        address: String,
-    },
-    /// The connection broke, or brought something else than HTTP.
-    #[error("no whole answer from {address}: {reason}; see that it is the plain HTTP address of the gateway's API")]
-    Broken {
-        /// The gateway.
-        address: String,
-        /// What happened.
-        reason: String,
-    },
-    /// 401: a key is missing or wrong.
-    #[error("{address} {}", if *.key_given { "does not know this API key; give another with --api-key-file" }
-        else { "asks for an API key; give one with --api-key-file" })]
-    Unauthorized {
-        /// The gateway.
-        address: String,
-        /// Whether a key was sent.
-        key_given: bool,
-    },
-    /// 404 of what every gateway of this version has.
-    #[error(
-        "{address} has no {path}; it is an older gateway, which knows only /metrics, or none: update it, or name \
-         another with --gateway-api"
-    )]
-    Missing {
-        /// The gateway.
-        address: String,
-        /// What was asked for.
-        path: String,
-    },
-    /// Sends elsewhere.
-    #[error("{address} redirects to {location:?}; redirects are not followed: name the gateway itself, without TLS")]
-    Redirect {
-        /// The gateway.
-        address: String,
-        /// Where to.
-        location: String,
-    },
-    /// Any other status.
-    #[error("{address}{path} answered {status}: {message}")]
-    Status {
-        /// The gateway.
-        address: String,
-        /// What was asked for.
-        path: String,
-        /// The HTTP status.
-        status: u16,
-        /// What the gateway says of it.
-        message: String,
-    },
-    /// More than [`MAX_ANSWER`] bytes.
-    #[error("{address}{path} answered more than {MAX_ANSWER} bytes; see that it is the address of a gateway's API")]
-    TooLong {
-        /// The gateway.
-        address: String,
-        /// What was asked for.
-        path: String,
-    },
-    /// A body of another form.
-    #[error(
-        "{address}{path} answered something else than expected: {reason}; use the gateway's own version of lastroute"
-    )]
-    Malformed {
-        /// The gateway.
-        address: String,
-        /// What was asked for.
-        path: String,
-        /// Where the body differs.
-        reason: String,
-    },
-}
-
 impl Client {
     /// A client of the gateway whose API is at `address`: `http://`, a name or IP address, a port unless it is 80, and a
     /// path if a proxy serves the API below one. Shows the API key `key`, if the gateway wants one. Opens no connection.
@@ -162,7 +71,12 @@ impl Client {
         let address = checked_address(address)?;
         let key = key.map(authorization).transpose()?;
         let http = legacy::Client::builder(TokioExecutor::new()).pool_max_idle_per_host(1).build_http();
-        Ok(Self { address, key, http })
+        Ok(Self { address, key, timeout: TIMEOUT, max_answer: MAX_ANSWER, http })
+    }
+
+    /// The same client, for requests that may take up to `timeout` and whose answers may have up to `max_answer` bytes.
+    pub fn with_limits(self, timeout: Duration, max_answer: usize) -> Self {
+        Self { timeout, max_answer, ..self }
     }
 
     /// The address of the API, without a slash at its end.
@@ -200,6 +114,19 @@ impl Client {
         self.get_json(&format!("/device/deviceId/{id}/state")).await
     }
 
+    /// The record id of an organisation, by that or its name; `None` if there is none, or the key does not see it.
+    ///
+    /// # Errors
+    /// Every [`ClientError`] of a request.
+    pub async fn organisation(&self, named: &str) -> Result<Option<Uuid>, ClientError> {
+        let path = match Uuid::try_parse(named) {
+            Ok(id) => format!("/organisation/id/{id}"),
+            Err(_) => format!("/organisation/name/{}", utf8_percent_encode(named, NON_ALPHANUMERIC)),
+        };
+        let found: Option<Identified> = self.get_json(&path).await?;
+        Ok(found.map(|found| found.id))
+    }
+
     /// The JSON at `path`, which begins with a slash and is encoded; `None` if there is nothing (404).
     ///
     /// # Errors
@@ -208,12 +135,45 @@ impl Client {
         Ok(self.get(path).await?.map(|(_, body)| body))
     }
 
+    /// The JSON that answers a `POST` of `body`, which is JSON, to `path`; `None` if there is no such thing (404).
+    ///
+    /// # Errors
+    /// Every [`ClientError`] of a request.
+    pub async fn post_json<T: DeserializeOwned>(&self, path: &str, body: Bytes) -> Result<Option<T>, ClientError> {
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = Method::POST;
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(self.ask(path, request).await?.map(|(_, body)| body))
+    }
+
+    /// Deletes what is at `path`; false if there is nothing (404).
+    ///
+    /// # Errors
+    /// Every [`ClientError`] of a request.
+    pub async fn delete(&self, path: &str) -> Result<bool, ClientError> {
+        let mut request = Request::default();
+        *request.method_mut() = Method::DELETE;
+        match self.exchange_in_time(path, request).await? {
+            (StatusCode::NO_CONTENT, ..) => Ok(true),
+            (StatusCode::NOT_FOUND, ..) => Ok(false),
+            (status, headers, body) => Err(self.refusal(path, status, &headers, &body)),
+        }
+    }
+
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Option<(HeaderMap, T)>, ClientError> {
-        let late = |_| ClientError::TimedOut { address: self.address.clone() };
-        let (status, headers, body) = timeout(TIMEOUT, self.exchange(path)).await.map_err(late)??;
+        self.ask(path, Request::default()).await
+    }
+
+    /// What answers `request` at `path`, if it is a success or 404.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Option<(HeaderMap, T)>, ClientError> {
+        let (status, headers, body) = self.exchange_in_time(path, request).await?;
         match status {
             StatusCode::NOT_FOUND => Ok(None),
-            StatusCode::OK => match serde_json::from_slice(&body) {
+            StatusCode::OK | StatusCode::CREATED => match serde_json::from_slice(&body) {
                 Ok(value) => Ok(Some((headers, value))),
                 Err(error) => Err(ClientError::Malformed {
                     address: self.address.clone(),
@@ -225,13 +185,25 @@ impl Client {
         }
     }
 
+    async fn exchange_in_time(
+        &self,
+        path: &str,
+        request: Request<Full<Bytes>>,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), ClientError> {
+        let late = |_| ClientError::TimedOut { address: self.address.clone(), timeout: self.timeout };
+        timeout(self.timeout, self.exchange(path, request)).await.map_err(late)?
+    }
+
     /// One request and its whole answer.
-    async fn exchange(&self, path: &str) -> Result<(StatusCode, HeaderMap, Bytes), ClientError> {
+    async fn exchange(
+        &self,
+        path: &str,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<(StatusCode, HeaderMap, Bytes), ClientError> {
         let uri: Uri = format!("{}{path}", self.address).parse().map_err(|_| ClientError::Address {
             address: format!("{}{path}", self.address),
             problem: "its path has signs that must be percent-encoded",
         })?;
-        let mut request = Request::new(Empty::new());
         *request.uri_mut() = uri;
         if let Some(key) = &self.key {
             request.headers_mut().insert(AUTHORIZATION, key.clone());
@@ -246,10 +218,10 @@ impl Client {
         response: Response<Incoming>,
     ) -> Result<(StatusCode, HeaderMap, Bytes), ClientError> {
         let (head, body) = response.into_parts();
-        match Limited::new(body, MAX_ANSWER).collect().await {
+        match Limited::new(body, self.max_answer).collect().await {
             Ok(body) => Ok((head.status, head.headers, body.to_bytes())),
             Err(error) if error.is::<LengthLimitError>() => {
-                Err(ClientError::TooLong { address: self.address.clone(), path: path.to_owned() })
+                Err(ClientError::TooLong { address: self.address.clone(), path: path.to_owned(), max: self.max_answer })
             }
             Err(error) => Err(ClientError::Broken { address: self.address.clone(), reason: innermost(&*error) }),
         }
@@ -267,19 +239,27 @@ impl Client {
     /// What an answer says that brings nothing.
     fn refusal(&self, path: &str, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ClientError {
         let (address, path) = (self.address.clone(), path.to_owned());
+        let message = match serde_json::from_slice(body) {
+            Ok(Explained { message }) => quoted(&message),
+            Err(_) => status.canonical_reason().unwrap_or("an unknown status").to_owned(),
+        };
         if status == StatusCode::UNAUTHORIZED {
-            return ClientError::Unauthorized { address, key_given: self.key.is_some() };
+            // What follows in the message is for whoever writes requests.
+            let reason = message.split(';').next().unwrap_or_default().to_owned();
+            return ClientError::Unauthorized { address, refusal: self.key.as_ref().map(|_| reason) };
         }
         let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
         if let Some(location) = location.filter(|_| status.is_redirection()) {
             return ClientError::Redirect { address, location: quoted(location) };
         }
-        let message = match serde_json::from_slice(body) {
-            Ok(Explained { message }) => quoted(&message),
-            Err(_) => status.canonical_reason().unwrap_or("an unknown status").to_owned(),
-        };
         ClientError::Status { address, path, status: status.as_u16(), message }
     }
+}
+
+/// The part of a record that names it.
+#[derive(Deserialize)]
+struct Identified {
+    id: Uuid,
 }
 
 /// The part of an error body that is for people.
@@ -437,6 +417,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_posted_is_announced_as_json_and_answered_in_the_limits_of_the_client() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let client = Client::new(&address, None).unwrap().with_limits(TIMEOUT, 7);
+        let serving = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut heads = Vec::new();
+            for answer in ["[1,2,3]", "[1,2,34]"] {
+                heads.push(request_head(&mut stream).await);
+                let mut body = [0; 4];
+                stream.read_exact(&mut body).await.unwrap();
+                assert_eq!(&body, b"[42]");
+                let answer = format!("HTTP/1.1 201 Created\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+            heads
+        };
+        let body = Bytes::from_static(b"[42]");
+        let asking = async {
+            let fits = client.post_json::<Vec<u8>>("/numbers", body.clone()).await;
+            (fits, client.post_json::<Vec<u8>>("/numbers", body).await)
+        };
+        let ((fits, too_long), heads) = tokio::join!(asking, serving);
+        assert_eq!(fits, Ok(Some(vec![1, 2, 3])));
+        assert_eq!(too_long, Err(ClientError::TooLong { address, path: "/numbers".to_owned(), max: 7 }));
+        assert!(heads[0].starts_with("POST /numbers HTTP/1.1\r\n"), "{heads:?}");
+        assert!(heads[0].contains("content-type: application/json\r\n"), "{heads:?}");
+    }
+
+    #[tokio::test]
     async fn two_requests_share_a_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = Client::new(&format!("http://{}", listener.local_addr().unwrap()), None).unwrap();
@@ -483,8 +493,11 @@ mod tests {
         ] {
             assert_eq!(error_of(answer, None).await, error);
         }
-        let error = error_of(answer("401 Unauthorized", "", ""), Some("ik_0123456789abcdef")).await;
-        assert_eq!(error, "GATEWAY does not know this API key; give another with --api-key-file");
+        let expired = r#"{"code":401,"message":"this API key has expired; ask an administrator for another"}"#;
+        for (body, reason) in [("", "Unauthorized"), (expired, "this API key has expired")] {
+            let error = error_of(answer("401 Unauthorized", "", body), Some("ik_0123456789abcdef")).await;
+            assert_eq!(error, format!("GATEWAY refuses this API key: {reason}; give another with --api-key-file"));
+        }
     }
 
     #[tokio::test]

@@ -1,0 +1,216 @@
+//! How a device was heard, as answers tell it.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::clock::Timestamp;
+use crate::id::DeviceId;
+use crate::status::Time;
+use crate::table::route::{self, Relaying, Route};
+use crate::wire::container::{BtAddress, RouteInterface};
+
+use super::description::names;
+
+/// How a device was heard.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UplinkRoute {
+    #[schema(schema_with = names::route_type)]
+    pub(super) interface: &'static str,
+    interface_data: InterfaceData,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    udp: Option<Udp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bt_adv: Option<BtLe>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bt_peripheral: Option<BtLe>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bt_central: Option<BtLe>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forwarded: Option<Box<Forwarded>>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+struct InterfaceData {
+    /// Sequence number of the packet on this interface.
+    #[schema(maximum = 65535)]
+    sequence: u16,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = UdpUplinkRoute)]
+struct Udp {
+    /// `ip:port` that the packet came from.
+    #[schema(value_type = String)]
+    address: SocketAddr,
+    /// When it was received, by the gateway's clock.
+    time: Time,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = BtLeRoute)]
+struct BtLe {
+    /// Six bytes in hex, joined by colons.
+    address: String,
+    #[schema(schema_with = names::bt_address_type)]
+    r#type: &'static str,
+}
+
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = ForwardedUplinkRoute)]
+#[serde(rename_all = "camelCase")]
+struct Forwarded {
+    /// The relay.
+    device_id: DeviceId,
+    /// What proved the relay's own packet: 1 the network key, 2 its device key.
+    auth: u8,
+    /// Signal strength in dBm, normally negative.
+    rssi: i16,
+    /// The route of the relay's packet.
+    #[schema(no_recursion)]
+    route: UplinkRoute,
+}
+
+impl From<&Route> for UplinkRoute {
+    fn from(route: &Route) -> Self {
+        match route {
+            Route::Direct(route) => Self::udp(route.address, route.received_at, route.sequence),
+            Route::Relayed(route) => Self::relayed(route),
+        }
+    }
+}
+
+impl UplinkRoute {
+    fn on(interface: RouteInterface, sequence: u16) -> Self {
+        Self {
+            interface: interface.name(),
+            interface_data: InterfaceData { sequence },
+            udp: None,
+            bt_adv: None,
+            bt_peripheral: None,
+            bt_central: None,
+            forwarded: None,
+        }
+    }
+
+    fn udp(address: SocketAddr, time: Timestamp, sequence: u16) -> Self {
+        Self { udp: Some(Udp { address, time: Time(time) }), ..Self::on(RouteInterface::Udp, sequence) }
+    }
+
+    fn relayed(route: &route::RelayedRoute) -> Self {
+        let through: &Relaying = &route.through;
+        let mut view = Self::on(through.interface, route.sequence);
+        let bt = through.bt.as_ref().map(BtLe::from);
+        match through.interface {
+            RouteInterface::BtAdv => view.bt_adv = bt,
+            RouteInterface::BtPeripheral => view.bt_peripheral = bt,
+            RouteInterface::BtCentral => view.bt_central = bt,
+            RouteInterface::Serial | RouteInterface::Udp | RouteInterface::Hci | RouteInterface::Unknown(_) => {}
+        }
+        view.forwarded = Some(Box::new(Forwarded {
+            device_id: through.relay,
+            auth: through.level.number(),
+            rssi: through.rssi_dbm,
+            route: Self::udp(through.address, route.received_at, through.sequence),
+        }));
+        view
+    }
+}
+
+impl From<&BtAddress> for BtLe {
+    fn from(address: &BtAddress) -> Self {
+        Self { address: address.to_string(), r#type: address.kind_name() }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::table::route::{DirectRoute, RelayedRoute, Trust};
+    use crate::wire::frame::Level;
+
+    const RELAY: DeviceId = DeviceId(0xd291_d4d6_6bf0_a955);
+    /// 2026-11-23T03:00:00.123Z
+    const AT: Timestamp = Timestamp(1_795_402_800_123);
+
+    pub(in crate::api) fn direct() -> DirectRoute {
+        let address = "203.0.113.7:6200".parse().unwrap();
+        DirectRoute { address, received_at: AT, sequence: 4711, trust: Trust::Device }
+    }
+
+    pub(in crate::api) fn relayed(interface: RouteInterface, bt: Option<BtAddress>) -> RelayedRoute {
+        RelayedRoute {
+            through: Relaying {
+                relay: RELAY,
+                level: Level::Device,
+                address: "203.0.113.7:6200".parse().unwrap(),
+                sequence: 90,
+                interface,
+                bt,
+                rssi_dbm: -67,
+            },
+            received_at: AT,
+            sequence: 12,
+            trust: Trust::Network,
+        }
+    }
+
+    pub(in crate::api) fn bt(kind: u8) -> Option<BtAddress> {
+        Some(BtAddress { kind, bytes: [0x44, 0x33, 0x22, 0x11, 0x0a, 0xc4] })
+    }
+
+    pub(in crate::api) fn udp(sequence: u16) -> Value {
+        json!({"interface": "udp", "interfaceData": {"sequence": sequence},
+            "udp": {"address": "203.0.113.7:6200", "time": "2026-11-23T03:00:00.123Z"}})
+    }
+
+    fn json(value: impl Serialize) -> Value {
+        serde_json::to_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_direct_route_is_that_of_the_contract() {
+        assert_eq!(json(UplinkRoute::from(&Route::Direct(direct()))), udp(4711));
+    }
+
+    #[test]
+    fn a_forwarded_route_is_that_of_the_contract() {
+        let route = Route::Relayed(relayed(RouteInterface::BtAdv, bt(1)));
+        let expected = json!({"interface": "bt_adv", "interfaceData": {"sequence": 12},
+            "btAdv": {"address": "c4:0a:11:22:33:44", "type": "random"},
+            "forwarded": {"deviceId": "d291d4d66bf0a955", "auth": 2, "rssi": -67, "route": udp(90)}});
+        assert_eq!(json(UplinkRoute::from(&route)), expected);
+    }
+
+    #[test]
+    fn the_part_of_the_interface_holds_the_address_and_is_left_out_where_there_is_none() {
+        for (interface, name, part) in [
+            (RouteInterface::BtAdv, "bt_adv", Some("btAdv")),
+            (RouteInterface::BtPeripheral, "bt_peripheral", Some("btPeripheral")),
+            (RouteInterface::BtCentral, "bt_central", Some("btCentral")),
+            (RouteInterface::Serial, "serial", None),
+            (RouteInterface::Udp, "udp", None),
+            (RouteInterface::Hci, "hci", None),
+            (RouteInterface::Unknown(77), "unknown", None),
+        ] {
+            let address = part.and(bt(0));
+            let view = json(UplinkRoute::from(&Route::Relayed(relayed(interface, address))));
+            assert_eq!(view["interface"], name);
+            let mut keys = vec!["interface", "interfaceData", "forwarded"];
+            keys.extend(part);
+            keys.sort_unstable();
+            let mut found: Vec<_> = view.as_object().unwrap().keys().collect();
+            found.sort_unstable();
+            assert_eq!(found, keys, "{name}");
+            if let Some(part) = part {
+                assert_eq!(view[part], json!({"address": "c4:0a:11:22:33:44", "type": "public"}));
+            }
+        }
+        let other = relayed(RouteInterface::BtCentral, bt(2));
+        assert_eq!(json(UplinkRoute::from(&Route::Relayed(other)))["btCentral"]["type"], "unknown");
+    }
+}
