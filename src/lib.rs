@@ -4,7 +4,7 @@
 //! Decisions are pure code over bytes, addresses and `now`; sockets and HTTP sit at the edge. Imports point down:
 //! [`id`], [`clock`], [`metrics`], [`quote`]; [`wire`]; [`auth`]; [`table`]: up to here without runtime, sockets or files, and
 //! built alone without the feature `server`, then `udp`, `waiters`, `status`, `duration`; `records`, `ingest`, `wait`,
-//! `client`, `decode`; `registry`, `simulate`; `api`; `config`; `app`, `top`; `demo`; `cli`. ARCHITECTURE.md has the
+//! `client`, `decode`; `registry`, `simulate`, `transfer`; `api`; `config`; `app`, `top`; `demo`; `cli`. ARCHITECTURE.md has the
 //! map, docs/protocol.md the wire facts.
 //!
 //! To run a gateway inside another program, see `app::App`; to wait for packets without HTTP, `wait::PacketWaits`.
@@ -45,6 +45,8 @@ pub mod simulate;
 pub mod status;
 #[cfg(feature = "server")]
 pub mod top;
+#[cfg(feature = "server")]
+pub mod transfer;
 #[cfg(feature = "server")]
 pub mod udp;
 #[cfg(feature = "server")]

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module of the crate root and its floor. `lib.rs` and `main.rs` stand above all.
-const FLOORS: [(&str, u8); 26] = [
+const FLOORS: [(&str, u8); 27] = [
     ("id", 0),
     ("clock", 0),
     ("metrics", 0),
@@ -25,6 +25,7 @@ const FLOORS: [(&str, u8); 26] = [
     ("decode", 5),
     ("registry", 6),
     ("simulate", 6),
+    ("transfer", 6),
     ("api", 7),
     ("config", 8),
     ("app", 9),

@@ -9,6 +9,7 @@ use crate::simulate::SimulateError;
 use crate::simulate::args::WriteError;
 use crate::simulate::attack::AttackError;
 use crate::top::TopError;
+use crate::transfer::TransferError;
 
 /// Why the program ends early. One line: where, what is wrong, what to do.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +107,12 @@ impl From<TopError> for Failure {
             TopError::Setting(_) | TopError::NoTerminal(_) => Self::configuration(error),
             TopError::Gateway(_) | TopError::Terminal(_) => Self::running(error),
         }
+    }
+}
+
+impl From<TransferError> for Failure {
+    fn from(error: TransferError) -> Self {
+        if error.is_of_command() { Self::configuration(error) } else { Self::running(error) }
     }
 }
 

@@ -8,6 +8,7 @@ mod log;
 mod pages;
 mod serve;
 mod simulate;
+mod transfer;
 
 use std::io::Write;
 use std::path::Path;
@@ -21,6 +22,7 @@ use crate::decode::DecodeArgs;
 use crate::demo::{self, DemoArgs};
 use crate::simulate::args::SimulateArgs;
 use crate::top::{self, TopArgs};
+use crate::transfer::{ExportArgs, ImportArgs};
 pub use failure::Failure;
 pub use key::{KeyAccess, KeyAction, KeyArgs};
 pub use log::start_logging;
@@ -54,6 +56,10 @@ pub enum Command {
     Key(KeyArgs),
     /// Explain packets: every field, what is inside, and what a gateway would do with them
     Decode(DecodeArgs),
+    /// Register the devices of a file with a running gateway
+    Import(ImportArgs),
+    /// Write the devices of a running gateway to a file
+    Export(ExportArgs),
     /// Print the completions of a shell
     Completions(CompletionsArgs),
     /// Print the man page of lastroute, or write those of all commands
@@ -72,6 +78,8 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Top(arguments) => top(&arguments),
         Command::Key(arguments) => key::run(&arguments),
         Command::Decode(arguments) => decode::run(&arguments),
+        Command::Import(arguments) => transfer::import(&arguments),
+        Command::Export(arguments) => transfer::export(&arguments),
         Command::Completions(arguments) => pages::completions(&arguments),
         Command::Man(arguments) => pages::man(&arguments),
     }
@@ -159,6 +167,15 @@ fn interrupted() -> Result<impl Future<Output = &'static str>, Failure> {
             _ = interrupt.recv() => "SIGINT",
         }
     })
+}
+
+/// Completes with the next signal that asks the program to end, counted from when this is first polled.
+async fn interrupted_again() {
+    match interrupted() {
+        Ok(signal) => drop(signal.await),
+        // Then the first signal has to do.
+        Err(_) => std::future::pending().await,
+    }
 }
 
 #[cfg(test)]

@@ -12,5 +12,6 @@ mod process;
 mod registering;
 mod simulate;
 mod top;
+mod transfer;
 mod uplink;
 mod waiting;
