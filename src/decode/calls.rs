@@ -5,15 +5,13 @@ use serde_json::Value;
 use super::part::{Part, Walk, count, plain};
 use super::readings::version;
 use crate::id::KeyId;
-
-/// The commands whose calls say how much data they move, as far as they are known (docs/protocol.md, RPC).
-const MOVES_DATA: [u16; 4] = [40, 44, 32_765, 32_766];
+use crate::wire::commands::{named, return_code_meaning};
 
 /// A call.
 pub(super) fn command(walk: &mut Walk<'_>, part: &mut Part) -> Option<()> {
     request_id(walk, part)?;
     let command = walk.u16(part, "command_id", command_text)?;
-    if MOVES_DATA.contains(&command) {
+    if named(command).is_some_and(|command| command.moves_data) {
         walk.u32(part, "size", |size| match size {
             u32::MAX => "all there is".to_owned(),
             size => format!("{size} bytes to move"),
@@ -73,56 +71,11 @@ fn request_id(walk: &mut Walk<'_>, part: &mut Part) -> Option<u32> {
 }
 
 fn command_text(id: u16) -> String {
-    format!("{id} {}", command_name(id).unwrap_or("(no name known)"))
-}
-
-const fn command_name(id: u16) -> Option<&'static str> {
-    Some(match id {
-        1 => "reboot",
-        2 => "fault",
-        3 => "time_get",
-        4 => "time_set",
-        5 => "kv_write",
-        6 => "kv_read",
-        7 => "kv_reflect_crcs",
-        8 => "zbus_channel_state",
-        9 => "application_info",
-        10 => "wifi_scan",
-        11 => "wifi_state",
-        12 => "last_reboot",
-        13 => "data_logger_state",
-        14 => "data_logger_read",
-        15 => "mem_read",
-        20 => "lte_at_cmd",
-        21 => "lte_state",
-        30 => "coap_download",
-        40 => "file_write_basic",
-        44 => "file_write",
-        50 => "bt_connect_infuse",
-        51 => "bt_disconnect",
-        30_000 => "security_state",
-        30_001 => "security_key_update",
-        30_002 => "security_public_keys",
-        32_765 => "data_sender",
-        32_766 => "data_receiver",
-        32_767 => "echo",
-        _ => return None,
-    })
+    format!("{id} {}", named(id).map_or("(no name known)", |command| command.name))
 }
 
 fn return_code(code: i16) -> String {
-    let meaning = match code {
-        0 => ": success",
-        -13 | -1180 => ": the level is too low",
-        -22 | -1001 => ": malformed",
-        -95 | -1000 => ": unknown command",
-        -134 => ": not built in",
-        -1002 => ": bad argument",
-        -1190 => ": denied",
-        -110 => ": timed out",
-        _ => "",
-    };
-    format!("{code}{meaning}")
+    return_code_meaning(code).map_or_else(|| code.to_string(), |meaning| format!("{code}: {meaning}"))
 }
 
 fn time_get(walk: &mut Walk<'_>, part: &mut Part) -> Option<()> {

@@ -67,6 +67,8 @@ pub struct TimeSource(pub u8);
 impl TimeSource {
     /// It has none and counts from 2020-01-01.
     pub const NONE: Self = Self(0);
+    /// A call.
+    pub const RPC: Self = Self(3);
     /// A downlink.
     pub const EPACKET: Self = Self(4);
 

@@ -3,10 +3,13 @@
 //! Facts and section names are those of `docs/protocol.md`.
 
 pub mod calls;
+pub mod commands;
 pub mod container;
 pub mod control;
+pub mod forward;
 pub mod frame;
 pub mod rpc;
+pub mod security;
 pub mod tdf;
 
 /// The largest datagram the gateway accepts (docs/protocol.md, lengths).
