@@ -15,7 +15,9 @@ use lastroute::auth::keys::Interface;
 use lastroute::auth::{Authenticator, Verified};
 use lastroute::clock::Timestamp;
 use lastroute::ingest::pipeline::{Datagram, Pipeline};
+use lastroute::ingest::replies::Replies;
 use lastroute::table::route::Path;
+use lastroute::table::sending::Via;
 use lastroute::table::{Packet, RouteTable};
 use lastroute::wire::frame::{Frame, Layout};
 
@@ -77,7 +79,14 @@ fn record_and_look_up(criterion: &mut Criterion) {
             let frame = Frame::parse(&mut bytes, Layout::Unversioned).unwrap();
             let verified: Verified<'_> = authenticator.open(&core.keys, frame, Interface::Udp, NOW).unwrap();
             let path = Path::Direct(address(index));
-            let packet = Packet { verified: &verified, path: &path, may_move: true, application: None, at: NOW };
+            let packet = Packet {
+                verified: &verified,
+                path: &path,
+                may_move: true,
+                application: None,
+                network: 0,
+                receipt: NOW.into(),
+            };
             let start = Instant::now();
             black_box(table.record(black_box(&packet)));
             start.elapsed()
@@ -108,7 +117,7 @@ fn whole_datagram(criterion: &mut Criterion) {
         let fleet = Fleet::new(NOW);
         let mut pipeline = Pipeline::new(core);
         let mut rounds = Rounds { devices, index: 0, sequence: 0 };
-        let mut reply = Vec::with_capacity(64);
+        let mut replies = Replies::default();
         let mut take = |count: u64| -> Duration {
             // In batches of 64, as the socket gives them.
             let mut batch: Vec<_> = (0..64).map(|_| (0, Vec::with_capacity(128))).collect();
@@ -122,9 +131,11 @@ fn whole_datagram(criterion: &mut Criterion) {
                 let start = Instant::now();
                 pipeline.prefetch(batch.iter().map(|(_, bytes)| bytes.as_slice()));
                 for (index, bytes) in &mut batch {
-                    let datagram = Datagram { bytes, truncated: false, source: address(*index), at: NOW };
-                    black_box(pipeline.take(datagram, &mut reply));
+                    let (source, via) = (address(*index), Via::UNKNOWN);
+                    let datagram = Datagram { bytes, truncated: false, source, via, at: NOW };
+                    black_box(pipeline.take(datagram, &mut replies));
                 }
+                pipeline.wake();
                 spent += start.elapsed();
             }
             spent.mul_f64(count as f64 / (count.div_ceil(64) * 64) as f64)

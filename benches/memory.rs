@@ -9,6 +9,8 @@ mod fleet;
 use fleet::{Fleet, address, core};
 use lastroute::clock::Timestamp;
 use lastroute::ingest::pipeline::{Datagram, Pipeline};
+use lastroute::ingest::replies::Replies;
+use lastroute::table::sending::Via;
 
 const NOW: Timestamp = Timestamp::from_gps(1_479_435_219);
 
@@ -39,7 +41,7 @@ fn fill(devices: u64, registered: bool) {
     let table = core.table.clone();
     let fleet = Fleet::new(NOW);
     let mut pipeline = Pipeline::new(core);
-    let (mut bytes, mut reply) = (Vec::with_capacity(128), Vec::new());
+    let (mut bytes, mut replies) = (Vec::with_capacity(128), Replies::default());
     let before = resident();
     let start = std::time::Instant::now();
     for index in 0..devices {
@@ -47,7 +49,10 @@ fn fill(devices: u64, registered: bool) {
             table.register(fleet::device(index), NOW);
         }
         fleet.packet(index, 1, 0, &mut bytes);
-        pipeline.take(Datagram { bytes: &mut bytes, truncated: false, source: address(index), at: NOW }, &mut reply);
+        let datagram =
+            Datagram { bytes: &mut bytes, truncated: false, source: address(index), via: Via::UNKNOWN, at: NOW };
+        pipeline.take(datagram, &mut replies);
+        pipeline.wake();
     }
     let seconds = start.elapsed().as_secs_f64();
     let bytes_each = (resident() - before) as f64 / table.devices().0 as f64;

@@ -24,7 +24,10 @@ use std::time::{Duration, Instant};
 use fleet::Fleet;
 use lastroute::clock::{Clock, Timestamp};
 use lastroute::ingest::pipeline::{Datagram, Pipeline};
+use lastroute::ingest::posts::Posts;
+use lastroute::ingest::replies::Replies;
 use lastroute::metrics::{Counters, Disposition};
+use lastroute::table::sending::Via;
 use lastroute::udp::{BoundSocket, RECEIVE_BATCH, Receiver};
 use lastroute::wire::frame::Flags;
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -126,12 +129,13 @@ fn lastroute_receiver(load: &Load, meter: &mut Meter) {
 fn lastroute_gateway(load: &Load, meter: &mut Meter) {
     let core = fleet::core(load.sealed_at);
     let mut pipeline = Pipeline::new(core);
-    let (mut bytes, mut reply) = (Vec::new(), Vec::new());
+    let (mut bytes, mut replies) = (Vec::new(), Replies::default());
     for index in 0..load.devices {
         load.fleet.packet(index, 0, 0, &mut bytes);
         let (source, at) = (fleet::address(index), load.sealed_at);
-        pipeline.take(Datagram { bytes: &mut bytes, truncated: false, source, at }, &mut reply);
+        pipeline.take(Datagram { bytes: &mut bytes, truncated: false, source, via: Via::UNKNOWN, at }, &mut replies);
     }
+    pipeline.wake();
     pipeline.tally = Default::default();
 
     let counters = Arc::new(Counters::default());
@@ -150,7 +154,8 @@ fn lastroute_gateway(load: &Load, meter: &mut Meter) {
         let sender = load.start(socket.address(), seen);
         let socket = Arc::new(socket.register().unwrap());
         let started = thread_time();
-        lastroute::ingest::run(socket, pipeline, counters.clone(), Clock::default(), stopped).await;
+        let mailbox = Posts::to_threads(1).1.remove(0);
+        lastroute::ingest::run(socket, pipeline, mailbox, counters.clone(), Clock::default(), stopped).await;
         meter.used = thread_time();
         sender.stop();
         let tally = counters.read();

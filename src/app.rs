@@ -2,12 +2,12 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use crate::api::access::Access;
 use crate::api::metrics_text::IngestSource;
@@ -15,20 +15,25 @@ use crate::api::{self, Api, ApiConfig, Parts};
 use crate::auth::keys::KeyRing;
 use crate::auth::nonce::OwnNonces;
 use crate::config::{ApiKey, Config, Network};
-use crate::ingest;
+use crate::dispatch::{self, Dispatch, DispatchConfig, Work};
+use crate::downlink::Downlinks;
+use crate::downlink::channel::{EventReceiver, Events, channel};
+use crate::downlink::outbox::OutboxConfig;
 use crate::ingest::pipeline::{Core, Pipeline, RefusalLog};
+use crate::ingest::{self, Posts};
 use crate::metrics::{Counters, Tally};
-use crate::registry::{Configured, Live, OpenError, Registry};
+use crate::registry::{Configured, Live, OpenError, Registry, RegistryError, StoredKey};
 use crate::table::{RouteTable, TableConfig};
 use crate::udp::{BindError, BoundSocket, explain_bind};
 use crate::wait::PacketWaits;
 use crate::waiters::Waiters;
 
-/// How long requests may take to end once the gateway stops. Ingest and joining fit in the second that is left of the 5 s
-/// an operator waits.
+/// How long requests may take to end once the gateway stops. What follows fits in the second that is left of the 5 s an
+/// operator waits.
 const DRAIN: Duration = Duration::from_secs(4);
 
-/// How long closing the registry may take. What is then still in its write-ahead log is found there at the next start.
+/// How long it may take, once nothing more is received, to write down what happened last and to close the registry. What is
+/// then still in its write-ahead log is found there at the next start.
 const CLOSE: Duration = Duration::from_millis(800);
 
 /// Networks named in the log at the start; of more, only how many.
@@ -42,8 +47,12 @@ pub struct App {
     metrics: Option<SocketAddr>,
     waits: PacketWaits,
     counters: Vec<Arc<Counters>>,
+    dispatch: Dispatch,
     stop_api: watch::Sender<bool>,
+    /// Told once no request runs any more.
+    served: Mutex<mpsc::Receiver<()>>,
     stop_ingest: watch::Sender<bool>,
+    stop_dispatch: watch::Sender<bool>,
     api_threads: Vec<JoinHandle<()>>,
     ingest_threads: Vec<JoinHandle<()>>,
     ended: watch::Receiver<Option<&'static str>>,
@@ -68,6 +77,9 @@ pub enum StartError {
     /// The registry cannot be opened.
     #[error(transparent)]
     Registry(#[from] OpenError),
+    /// The messages that wait cannot be read.
+    #[error("cannot take up the messages that wait for devices: {0}")]
+    Messages(#[from] RegistryError),
     /// The system gives no more threads or file descriptors.
     #[error("cannot start a thread: {0}; raise the limits of the process")]
     Thread(#[from] io::Error),
@@ -86,57 +98,66 @@ impl App {
         let http = listen(config.http_listen, "--http-listen")?;
         let metrics = config.metrics_listen.map(|address| listen(address, "--metrics-listen")).transpose()?;
 
-        let core = core(&config);
+        let (events, received) = channel();
+        let (posts, mailboxes) = Posts::to_threads(sockets.len());
+        let core = core(&config, events);
         let sources: Vec<_> = sockets.iter().map(source).collect();
+        let udp = sockets.iter().map(BoundSocket::address).collect();
+        let (http_address, metrics_address) =
+            (http.local_addr()?, metrics.as_ref().map(TcpListener::local_addr).transpose()?);
+        let counters: Vec<_> = sources.iter().map(|source| source.counters.clone()).collect();
+        let waits = PacketWaits::new(core.table.clone(), core.waiters.clone());
         let (stop_api, api_stop) = watch::channel(false);
         let (stop_ingest, ingest_stop) = watch::channel(false);
+        let (stop_dispatch, dispatch_stop) = watch::channel(false);
         let (alive, ended) = watch::channel(None);
-        let mut app = Self {
-            udp: sockets.iter().map(BoundSocket::address).collect(),
-            http: http.local_addr()?,
-            metrics: metrics.as_ref().map(TcpListener::local_addr).transpose()?,
-            waits: PacketWaits::new(core.table.clone(), core.waiters.clone()),
-            counters: sources.iter().map(|source| source.counters.clone()).collect(),
-            stop_api,
-            stop_ingest,
-            api_threads: Vec::new(),
-            ingest_threads: Vec::new(),
-            ended,
-        };
-        let (clock, counters, of_api) = (config.clock, app.counters.clone(), core.clone());
+        let (clock, of_api) = (config.clock, core.clone());
         let (networks, announced) = (config.networks.clone(), sources.clone());
         let (told, opened) = mpsc::channel();
-        app.api_threads.push(spawn("api", alive.clone(), async move || {
-            let registry = match Registry::open(&config.data_dir, live(&config, &of_api), clock).await {
-                Ok(registry) => registry,
+        let (drained, served) = mpsc::channel();
+        let api_thread = spawn("api", alive.clone(), async move || {
+            let Opened { registry, keys, dispatch, work } = match open(&config, &of_api, posts, received).await {
+                Ok(opened) => opened,
                 Err(error) => {
                     // Whoever starts this thread listens until it is told.
                     let _ = told.send(Err(error));
                     return Ok(());
                 }
             };
-            let keys = match registry.api_keys_in_force().await {
-                Ok(keys) => keys,
-                Err(error) => {
-                    let _ = told.send(Err(error));
-                    return Ok(());
-                }
-            };
-            let _ = told.send(Ok(()));
-            let api = api(&config, &of_api, registry.clone(), sources);
+            let _ = told.send(Ok(dispatch.clone()));
+            let api = api(&config, &of_api, registry.clone(), dispatch, sources);
             keys.iter().for_each(|key| api.access().add(key));
-            serve(Arc::new(api), http, metrics, api_stop).await?;
-            let _ = timeout(CLOSE, registry.close()).await;
-            Ok(())
-        })?);
-        opened.recv().unwrap_or(Err(OpenError::Ended))?;
+            let serving = async {
+                serve(Arc::new(api), http, metrics, api_stop).await?;
+                // Nobody listens where the gateway was dropped.
+                let _ = drained.send(());
+                Ok(())
+            };
+            tokio::try_join!(serving, write_until(work, registry, dispatch_stop)).map(|_| ())
+        })?;
+        let dispatch = opened.recv().unwrap_or(Err(OpenError::Ended.into()))?;
+        let mut app = Self {
+            udp,
+            http: http_address,
+            metrics: metrics_address,
+            waits,
+            counters: counters.clone(),
+            dispatch,
+            stop_api,
+            served: Mutex::new(served),
+            stop_ingest,
+            stop_dispatch,
+            api_threads: vec![api_thread],
+            ingest_threads: Vec::new(),
+            ended,
+        };
         // Not before: a start that fails is one line.
         announced.iter().for_each(|source| announce(source, receive_buffer));
         name_networks(&networks);
-        for (socket, counters) in sockets.into_iter().zip(counters) {
+        for ((socket, counters), mailbox) in sockets.into_iter().zip(counters).zip(mailboxes) {
             let (core, stop) = (core.clone(), ingest_stop.clone());
             app.ingest_threads.push(spawn("ingest", alive.clone(), async move || {
-                ingest::run(Arc::new(socket.register()?), Pipeline::new(core), counters, clock, stop).await;
+                ingest::run(Arc::new(socket.register()?), Pipeline::new(core), mailbox, counters, clock, stop).await;
                 Ok(())
             })?);
         }
@@ -163,6 +184,11 @@ impl App {
         &self.waits
     }
 
+    /// Sending messages, without HTTP.
+    pub fn dispatch(&self) -> &Dispatch {
+        &self.dispatch
+    }
+
     /// What the ingest threads have counted so far.
     pub fn counted(&self) -> Tally {
         self.counters.iter().map(|counters| counters.read()).sum()
@@ -175,16 +201,71 @@ impl App {
         first.ok().and_then(|name| *name).unwrap_or("unknown")
     }
 
-    /// Stops in order: no more requests, waiters answered, then no more datagrams. Blocks, at most about 5 s.
+    /// Stops in order: no more requests, waiters answered, then no more datagrams, and what happened last is written down.
+    /// Blocks, at most about 5 s.
     pub fn stop(mut self) {
         let _ = self.stop_api.send(true);
-        join(&mut self.api_threads);
+        // An error: the thread has ended.
+        let _ = self.served.get_mut().unwrap_or_else(PoisonError::into_inner).recv();
         let _ = self.stop_ingest.send(true);
         join(&mut self.ingest_threads);
+        let _ = self.stop_dispatch.send(true);
+        join(&mut self.api_threads);
     }
 }
 
-fn core(config: &Config) -> Arc<Core> {
+/// What the thread of the API has before it serves.
+struct Opened {
+    registry: Registry,
+    keys: Vec<StoredKey>,
+    dispatch: Dispatch,
+    work: Work,
+}
+
+/// Loads everything that is kept.
+async fn open(config: &Config, core: &Core, posts: Posts, events: EventReceiver) -> Result<Opened, StartError> {
+    let registry = Registry::open(&config.data_dir, live(config, core), config.clock).await?;
+    let keys = registry.api_keys_in_force().await?;
+    let parts = dispatch::Parts {
+        registry: registry.clone(),
+        table: core.table.clone(),
+        downlinks: core.downlinks.clone(),
+        posts,
+        keys: core.keys.clone(),
+        cloud_keys: config.cloud_keys.clone(),
+        nonces: core.nonces.clone(),
+        events,
+        clock: config.clock,
+        config: DispatchConfig {
+            key_change: config.key_change,
+            message_retention: config.message_retention,
+            ..DispatchConfig::default()
+        },
+    };
+    let (dispatch, work) = Dispatch::open(parts).await?;
+    Ok(Opened { registry, keys, dispatch, work })
+}
+
+/// Writes down what happens to messages until told to stop, and closes the registry.
+async fn write_until(work: Work, registry: Registry, stop: watch::Receiver<bool>) -> io::Result<()> {
+    // An error: whoever would tell is gone.
+    let stopped = async |mut stop: watch::Receiver<bool>| drop(stop.wait_for(|stop| *stop).await);
+    let late = async {
+        stopped(stop.clone()).await;
+        sleep(CLOSE).await;
+    };
+    let closing = async {
+        work.run(stopped(stop.clone())).await;
+        registry.close().await;
+    };
+    tokio::select! {
+        () = closing => {}
+        () = late => {}
+    }
+    Ok(())
+}
+
+fn core(config: &Config, events: Events) -> Arc<Core> {
     let keys = KeyRing::default();
     let table = RouteTable::new(&TableConfig { epoch: random_u32(), ..config.table.clone() });
     let now = config.clock.now();
@@ -199,7 +280,8 @@ fn core(config: &Config) -> Arc<Core> {
         keys: Arc::new(keys),
         table: Arc::new(table),
         waiters: Arc::new(Waiters::new(&config.waiters)),
-        nonces: OwnNonces::new(&config.cloud_keys, now),
+        downlinks: Arc::new(Downlinks::new(OutboxConfig::default(), events)),
+        nonces: Arc::new(OwnNonces::new(&config.cloud_keys, now)),
         policy: config.route_policy,
         refusals: RefusalLog::default(),
         moves: Arc::default(),
@@ -233,6 +315,7 @@ fn live(config: &Config, core: &Core) -> Live {
         keys: core.keys.clone(),
         table: core.table.clone(),
         waiters: core.waiters.clone(),
+        downlinks: core.downlinks.clone(),
         cloud_keys: config.cloud_keys.clone(),
         configured: Arc::new(configured),
     }
@@ -315,13 +398,17 @@ fn join(threads: &mut Vec<JoinHandle<()>>) {
     }
 }
 
-fn api(config: &Config, core: &Core, registry: Registry, ingest: Vec<IngestSource>) -> Api {
+fn api(config: &Config, core: &Core, registry: Registry, dispatch: Dispatch, ingest: Vec<IngestSource>) -> Api {
     let administrators = config.api_keys.iter().map(ApiKey::text);
     Api::new(Parts {
         table: core.table.clone(),
         waiters: core.waiters.clone(),
         moves: core.moves.clone(),
         registry,
+        dispatch,
+        definitions: Arc::new(config.definitions.clone()),
+        keys: core.keys.clone(),
+        cloud_keys: config.cloud_keys.clone(),
         clock: config.clock,
         access: Access::of_keys(administrators).with_tokens(config.tokens.clone()),
         ingest,

@@ -3,9 +3,9 @@
 //!
 //! Decisions are pure code over bytes, addresses and `now`; sockets and HTTP sit at the edge. Imports point down:
 //! [`id`], [`clock`], [`metrics`], [`quote`]; [`wire`]; [`auth`]; [`table`]: up to here without runtime, sockets or files, and
-//! built alone without the feature `server`, then `udp`, `waiters`, `status`, `duration`; `records`, `ingest`, `wait`,
-//! `client`, `decode`; `registry`, `simulate`, `transfer`; `api`; `config`; `app`, `top`; `demo`; `cli`. ARCHITECTURE.md has the
-//! map, docs/protocol.md the wire facts.
+//! built alone without the feature `server`, then `udp`, `waiters`, `downlink`, `status`, `duration`; `records`, `ingest`,
+//! `wait`, `client`, `decode`, `definitions`; `registry`, `simulate`, `transfer`; `dispatch`; `api`; `config`; `app`, `top`;
+//! `demo`; `cli`. ARCHITECTURE.md has the map, docs/protocol.md the wire facts.
 //!
 //! To run a gateway inside another program, see `app::App`; to wait for packets without HTTP, `wait::PacketWaits`.
 
@@ -30,7 +30,13 @@ pub mod config;
 #[cfg(feature = "server")]
 pub mod decode;
 #[cfg(feature = "server")]
+pub mod definitions;
+#[cfg(feature = "server")]
 pub mod demo;
+#[cfg(feature = "server")]
+pub mod dispatch;
+#[cfg(feature = "server")]
+pub mod downlink;
 #[cfg(feature = "server")]
 pub mod duration;
 #[cfg(feature = "server")]

@@ -2,20 +2,29 @@
 #![cfg(feature = "server")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use lastroute::auth::keys::{DayKey, DeviceKey, Interface, KeyPair, KeyRing, RootKey};
 use lastroute::auth::nonce::OwnNonces;
-use lastroute::auth::{Verified, open_with};
+use lastroute::auth::{Authenticator, Verified, open_with};
 use lastroute::clock::Timestamp;
+use lastroute::downlink::Downlinks;
+use lastroute::downlink::channel::{EventReceiver, channel};
+use lastroute::downlink::event::{Event, Listening, Way};
+use lastroute::downlink::intent::{Call, DataPhase, Intent, Retry, Sealing};
+use lastroute::downlink::outbox::OutboxConfig;
 use lastroute::id::{DeviceId, KeyId};
 use lastroute::ingest::pipeline::{Core, Datagram, Pipeline, RefusalLog};
+use lastroute::ingest::replies::Replies;
 use lastroute::metrics::Disposition;
 use lastroute::table::route::{Application, Route};
+use lastroute::table::sending::Via;
 use lastroute::table::{RoutePolicy, RouteTable, TableConfig};
 use lastroute::waiters::{Waiters, WaitersConfig};
-use lastroute::wire::frame::{Flags, Frame, Layout, Level, PacketType};
+use lastroute::wire::frame::{Flags, Frame, Header, Layout, Level, PacketType};
+use lastroute::wire::rpc::{Command, Response};
 use lastroute::wire::tdf::Version;
 use serde::Deserialize;
 
@@ -77,16 +86,20 @@ impl Run {
         let started = Timestamp((self.started_unix * 1000.0) as u64);
         let table = Arc::new(RouteTable::new(&TableConfig::default()));
         table.register(self.device_id, started);
+        let (sender, events) = channel();
+        let downlinks = Downlinks::new(OutboxConfig::default(), sender);
+        downlinks.allowance.extend(u32::MAX);
         let core = Arc::new(Core {
             keys: Arc::new(keys),
             table: table.clone(),
             waiters: Arc::new(Waiters::new(&WaitersConfig::default())),
-            nonces: OwnNonces::new(&cloud, started),
+            downlinks: Arc::new(downlinks),
+            nonces: Arc::new(OwnNonces::new(&cloud, started)),
             policy: RoutePolicy::Newest,
             refusals: RefusalLog::default(),
             moves: Arc::default(),
         });
-        Gateway { table, pipeline: Pipeline::new(core) }
+        Gateway { table, pipeline: Pipeline::new(core.clone()), core, events }
     }
 
     /// The root key of a frame with these flags.
@@ -99,16 +112,65 @@ impl Run {
 }
 
 struct Gateway {
+    core: Arc<Core>,
     table: Arc<RouteTable>,
     pipeline: Pipeline,
+    events: EventReceiver,
 }
 
 impl Gateway {
     fn take(&mut self, captured: &Captured, at: Timestamp) -> (Disposition, Vec<u8>) {
         let mut bytes = hex::decode(&captured.hex).unwrap();
-        let mut reply = Vec::new();
-        let datagram = Datagram { bytes: &mut bytes, truncated: false, source: captured.addr, at };
-        (self.pipeline.take(datagram, &mut reply), reply)
+        let mut replies = Replies::default();
+        let datagram = Datagram { bytes: &mut bytes, truncated: false, source: captured.addr, via: Via::UNKNOWN, at };
+        let disposition = self.pipeline.take(datagram, &mut replies);
+        assert!(replies.iter().len() <= 1);
+        (disposition, replies.iter().flat_map(|reply| reply.bytes.to_vec()).collect())
+    }
+}
+
+impl Gateway {
+    /// Whether an uplink is the response to one of these calls, by request id. If it is, it has to be told of as that.
+    fn check_answer(&mut self, run: &Run, captured: &Captured, calls: &HashMap<u32, (i64, u16)>) -> usize {
+        let mut copy = hex::decode(&captured.hex).unwrap();
+        let packet = opened(run, &mut copy);
+        self.take(captured, captured.at());
+        let events: Vec<_> = std::iter::from_fn(|| self.events.try_recv()).collect();
+        if packet.header().packet_type != PacketType::RPC_RSP {
+            assert_eq!(events, [], "{}", run.name);
+            return 0;
+        }
+        let response = Response::parse(packet.payload()).unwrap();
+        let Some(&(call, command_id)) = calls.get(&response.request_id) else {
+            // The capture cut a call short, and the firmware made up the rest of its header.
+            assert!(matches!(&events[..], [Event::LateAnswer { .. }]), "{events:?}");
+            return 0;
+        };
+        let [Event::Answered { device, message, answer, .. }] = &events[..] else { panic!("{}: {events:?}", run.name) };
+        assert_eq!((*device, *message, answer.level), (run.device_id, call, packet.level()));
+        assert_eq!((answer.request_id, answer.command_id), (response.request_id, command_id));
+        assert_eq!((answer.return_code, &*answer.body), (response.return_code, response.body));
+        1
+    }
+
+    /// As if it had sent this call itself.
+    fn send(&mut self, run: &Run, header: &Header, message: i64, command: Command<'_>, captured: &Captured) {
+        let (request_id, command_id) = (command.request_id, command.command_id);
+        let intent = Intent {
+            message,
+            packet_type: PacketType::RPC_CMD,
+            sealing: Sealing::Best,
+            payload: [].into(),
+            call: Some(Call { request_id, command_id, data: Some(DataPhase::From { limit: 1 << 20 }) }),
+            expires_at: None,
+            retry: Retry::Never,
+            if_route: None,
+        };
+        let way = Way { sequence: header.sequence, level: header.level(), address: captured.addr, relay: None };
+        let listening = Listening { always_rx: false, single_tx: false, heard_at: captured.at() };
+        self.core.downlinks.outbox.sent(run.device_id, &intent, captured.at(), way, listening);
+        let sent = self.events.try_recv();
+        assert!(matches!(sent, Some(Event::Sent { message: told, .. }) if told == message));
     }
 }
 
@@ -216,7 +278,64 @@ fn no_downlink_counts_when_it_comes_back() {
             // The capture tried a few types on the device that a device sends itself. Their nonces are not ours.
             let of_a_device = matches!(kind, Some(PacketType::TDF | PacketType::KEY_IDS | PacketType(200)));
             assert_eq!(disposition == Disposition::Accepted, of_a_device, "{}: {}", run.name, captured.hex);
-            assert!(reply.is_empty(), "{}: {}", run.name, captured.hex);
+            // It names a key that nobody has, so the device is asked.
+            assert_eq!(reply.is_empty(), kind != Some(PacketType::KEY_IDS), "{}: {}", run.name, captured.hex);
         }
     }
+}
+
+/// A downlink of the capture that the device could open.
+fn opened_downlink(run: &Run, captured: &Captured) -> Option<(Header, Vec<u8>)> {
+    let mut bytes = hex::decode(&captured.hex).unwrap();
+    let header = *Frame::parse(&mut bytes, Layout::Unversioned).ok()?.header();
+    let day_key = run.root(header.level()).day_key(Interface::Udp, header.rotation());
+    let verified = open_with(&day_key, Frame::parse(&mut bytes, Layout::Unversioned).unwrap())?;
+    // At network level a device minds no device id.
+    let is_known = match header.level() {
+        Level::Network => header.key_id == run.network().0,
+        Level::Device => header.key_id.get() == run.keys.device_key_id && header.device_id == run.device_id,
+    };
+    is_known.then(|| (header, verified.payload().to_vec()))
+}
+
+#[test]
+fn every_downlink_is_sealed_to_the_bytes_that_the_firmware_took() {
+    let mut sealed = BTreeMap::<_, u32>::new();
+    for run in runs() {
+        let gateway = run.gateway();
+        let mut authenticator = Authenticator::default();
+        for captured in run.datagrams.iter().filter(|captured| !captured.is_up()) {
+            let Some((header, plaintext)) = opened_downlink(&run, captured) else { continue };
+            let mut out = Vec::new();
+            let (keys, layout) = (&gateway.core.keys, Layout::Unversioned);
+            authenticator.seal(keys, &header, layout, Interface::Udp, &plaintext, &mut out).unwrap();
+            assert_eq!(hex::encode(&out), captured.hex, "{}", run.name);
+            *sealed.entry(header.packet_type.name()).or_default() += 1;
+        }
+    }
+    let expected = [("ack", 8), ("customer", 1), ("echo_req", 55), ("key_ids", 1), ("rpc_cmd", 21), ("tdf", 1)];
+    assert_eq!(sealed, BTreeMap::from(expected));
+}
+
+#[test]
+fn every_response_of_the_firmware_completes_its_call() {
+    let (mut calls, mut answers) = (0, 0);
+    for run in runs() {
+        let mut gateway = run.gateway();
+        let mut present = HashMap::new();
+        for captured in &run.datagrams {
+            if let Some((header, plaintext)) = opened_downlink(&run, captured).filter(|_| !captured.is_up())
+                && header.packet_type == PacketType::RPC_CMD
+                && let Some(command) = Command::parse(&plaintext)
+            {
+                calls += 1;
+                present.insert(command.request_id, (calls, command.command_id));
+                gateway.send(&run, &header, calls, command, captured);
+            }
+            if captured.is_up() {
+                answers += gateway.check_answer(&run, captured, &present);
+            }
+        }
+    }
+    assert_eq!((calls, answers), (20, 20));
 }

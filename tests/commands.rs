@@ -30,15 +30,27 @@ fn cli() -> Command {
     cli
 }
 
-/// The commands a person can give, but for `help`.
-fn commands(cli: &Command) -> impl Iterator<Item = &Command> {
-    cli.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help")
+/// The commands a person can give, but for `help`, by what is typed for them: `rpc`, then `rpc send`.
+fn commands(cli: &Command) -> Vec<(String, &Command)> {
+    let given = cli.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help");
+    let with_inner = |command| {
+        let name = Command::get_name(command);
+        let inner = commands(command).into_iter().map(move |(inner, command)| (format!("{name} {inner}"), command));
+        std::iter::once((name.to_owned(), command)).chain(inner)
+    };
+    given.flat_map(with_inner).collect()
 }
 
 /// The flags a person can give, but for those every command has.
 fn flags(command: &Command) -> impl Iterator<Item = (&str, &Arg)> {
     let visible = command.get_arguments().filter(|flag| !flag.is_hide_set());
     visible.filter_map(|flag| Some((flag.get_long()?, flag))).filter(|(name, _)| !["help", "version"].contains(name))
+}
+
+/// The flags that are a command's own: those of all commands in another belong to that.
+fn own_flags<'a>(name: &str, command: &'a Command) -> impl Iterator<Item = (&'a str, &'a Arg)> {
+    let is_inner = name.contains(' ');
+    flags(command).filter(move |(_, flag)| !(is_inner && flag.is_global_set()))
 }
 
 fn help(flag: &Arg) -> String {
@@ -73,8 +85,9 @@ fn rows<'a>(readme: &'a str, names: &[&'a str]) -> Vec<Row<'a>> {
         let level = line.bytes().take_while(|byte| *byte == b'#').count();
         if level > 0 {
             let words: Vec<_> = line.split(|letter: char| !letter.is_alphanumeric() && letter != '-').collect();
+            let named = names.iter().copied().filter(|name| name.split(' ').all(|word| words.contains(&word)));
             headings.retain(|(above, _)| *above < level);
-            headings.push((level, names.iter().copied().find(|name| words.contains(name))));
+            headings.push((level, named.max_by_key(|name| name.len())));
         } else if let Some(row) = line.strip_prefix("| `--") {
             let command = headings.iter().rev().find_map(|(_, name)| *name);
             let cells: Vec<_> = row.trim_end().trim_end_matches('|').splitn(3, " | ").collect();
@@ -88,22 +101,22 @@ fn rows<'a>(readme: &'a str, names: &[&'a str]) -> Vec<Row<'a>> {
 
 /// Everything wrong with the descriptions of flags in the help and a README.
 fn problems(cli: &Command, readme: &str) -> Vec<String> {
-    let names: Vec<_> = commands(cli).map(Command::get_name).collect();
+    let commands = commands(cli);
+    let names: Vec<_> = commands.iter().map(|(name, _)| name.as_str()).collect();
     let rows = rows(readme, &names);
     let mut problems: Vec<String> = rows
         .iter()
         .filter(|row| row.command.is_none())
         .map(|row| format!("README: --{} stands under no heading that names a command", row.flag))
         .collect();
-    for command in commands(cli) {
-        let name = command.get_name();
+    for (name, command) in &commands {
         let own: Vec<_> = rows.iter().filter(|row| row.command == Some(name)).collect();
         for row in &own {
-            if !flags(command).any(|(flag, _)| flag == row.flag) {
+            if !own_flags(name, command).any(|(flag, _)| flag == row.flag) {
                 problems.push(format!("README: {name} has no flag --{}", row.flag));
             }
         }
-        for (flag, arg) in flags(command) {
+        for (flag, arg) in own_flags(name, command) {
             problems.extend(problem(arg, &own, flag).map(|problem| format!("{name} --{flag}: {problem}")));
         }
     }
@@ -163,12 +176,15 @@ fn every_command_has_a_man_page_with_its_flags_and_what_the_help_says_of_them() 
     let pages = directory.path().join("share/man1");
     assert_eq!(lastroute(&["man", "--output-dir", pages.to_str().unwrap()]), "");
     let cli = cli();
-    for command in commands(&cli) {
-        let page = std::fs::read_to_string(pages.join(format!("lastroute-{}.1", command.get_name()))).unwrap();
-        assert!(page.contains(&format!(".TH lastroute-{} 1 ", command.get_name())), "{page}");
+    for (name, command) in commands(&cli) {
+        let name = name.replace(' ', "-");
+        let page = std::fs::read_to_string(pages.join(format!("lastroute-{name}.1"))).unwrap();
+        assert!(page.contains(&format!(".TH lastroute-{name} 1 ")), "{page}");
         let page = plain(&page);
         for (name, flag) in flags(command) {
             let entry = page.split(".TP\n").find(|entry| {
+                // Behind a letter that stands for it, if there is one.
+                let entry = if entry.starts_with("--") { entry } else { entry.get(4..).unwrap_or_default() };
                 entry.strip_prefix(&format!("--{name}")).is_some_and(|rest| rest.starts_with([' ', '[', '\n']))
             });
             let entry = entry.unwrap_or_else(|| panic!("--{name} is missing in {page}"));
@@ -177,11 +193,17 @@ fn every_command_has_a_man_page_with_its_flags_and_what_the_help_says_of_them() 
         assert!(!page.contains("clock-offset"), "{page}");
     }
     let count = std::fs::read_dir(&pages).unwrap().count();
-    assert_eq!(count, commands(&cli).count() + 1, "no page of a command that is not there");
+    assert_eq!(count, commands(&cli).len() + 1, "no page of a command that is not there");
     let program = lastroute(&["man"]);
     assert_eq!(std::fs::read_to_string(pages.join("lastroute.1")).unwrap(), program);
-    for command in commands(&cli) {
-        assert!(plain(&program).contains(&format!("\nlastroute-{}(1)\n", command.get_name())), "{program}");
+    for (name, _) in commands(&cli) {
+        let (page, named) = match name.split_once(' ') {
+            Some((outer, _)) => {
+                (std::fs::read_to_string(pages.join(format!("lastroute-{outer}.1"))).unwrap(), name.replace(' ', "-"))
+            }
+            None => (program.clone(), name),
+        };
+        assert!(plain(&page).contains(&format!("\nlastroute-{named}(1)\n")), "{page}");
     }
 }
 
@@ -237,14 +259,25 @@ fn a_reader_that_leaves_is_no_failure_and_a_full_disk_is() {
 /// The flags that a script offers after a command, without dashes.
 fn offered(shell: &str, script: &str, command: &str) -> BTreeSet<String> {
     let (start, end) = match shell {
-        "bash" => (format!("\n        lastroute__subcmd__{command})\n"), "\n            if "),
-        "zsh" => (format!("({command})\n_arguments"), "\n;;"),
-        "elvish" => (format!("'lastroute;{command}'= {{\n"), "\n        }"),
-        "powershell" => (format!("'lastroute;{command}' {{\n"), "\n            break"),
+        "bash" => {
+            (format!("\n        lastroute__subcmd__{})\n", command.replace(' ', "__subcmd__")), "\n            if ")
+        }
+        // Of a command in another only the last word stands there.
+        "zsh" => (format!("({})\n_arguments", command.rsplit(' ').next().unwrap_or_default()), "\n&& ret=0"),
+        "elvish" => (format!("'lastroute;{}'= {{\n", command.replace(' ', ";")), "\n        }"),
+        "powershell" => (format!("'lastroute;{}' {{\n", command.replace(' ', ";")), "\n            break"),
         _ => {
             // In fish every line says for itself which command it is of.
-            let own = format!("\"__fish_lastroute_using_subcommand {command}\" ");
-            let lines = script.lines().filter_map(|line| line.split_once(&own)?.1.split_once("-l "));
+            let of_command = match command.split_once(' ') {
+                Some((outer, inner)) => format!("{outer}; and __fish_seen_subcommand_from {inner}\""),
+                None => command.to_owned(),
+            };
+            let own = format!("\"__fish_lastroute_using_subcommand {of_command}");
+            let ends = |rest: &str| rest.starts_with(['"', ' ']) || rest.starts_with("; and not ");
+            let lines = script.lines().filter_map(|line| {
+                let rest = line.split_once(&own)?.1;
+                ends(rest).then(|| rest.split_once("-l ")).flatten()
+            });
             return lines.map(|(_, rest)| rest.split(' ').next().unwrap_or_default().to_owned()).collect();
         }
     };
@@ -270,11 +303,10 @@ fn every_shell_completes_every_command_and_flag_and_nothing_hidden() {
     let cli = cli();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = lastroute(&["completions", shell]);
-        for command in commands(&cli) {
-            let name = command.get_name();
+        for (name, command) in commands(&cli) {
             let expected: BTreeSet<_> =
                 flags(command).map(|(flag, _)| flag).chain(["help"]).map(str::to_owned).collect();
-            assert_eq!(offered(shell, &script, name), expected, "{shell}: {name}");
+            assert_eq!(offered(shell, &script, &name), expected, "{shell}: {name}");
         }
         assert!(!script.contains("clock-offset"), "{shell}");
     }

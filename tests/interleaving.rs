@@ -1,6 +1,6 @@
-//! The waiters under every order of steps that the shuttle scheduler comes up with: a packet that falls between the look
-//! and the sleep is never lost, a wait that is given up leaves nothing, nobody goes on waiting for a deleted device, and who
-//! listens to an organisation hears of every packet or sees it.
+//! The waiters and the outbox under every order of steps that the shuttle scheduler comes up with: a packet that falls between
+//! the look and the sleep is never lost, a wait that is given up leaves nothing, nobody goes on waiting for a deleted device,
+//! who listens to an organisation hears of every packet or sees it, and what is put into the outbox leaves with a packet.
 //!
 //! `cargo test --locked --features shuttle --test interleaving`. A waiter that nobody wakes is a deadlock, which the
 //! scheduler reports. It runs all atomic operations as sequentially consistent ones: what the fences are for is argued in
@@ -15,9 +15,24 @@ use std::task::{Context, Wake, Waker};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use lastroute::id::{Cursor, DeviceId};
+use lastroute::auth::keys::{DeviceKey, Interface, KeyPair, KeyRing, RootKey};
+use lastroute::auth::nonce::OwnNonces;
+use lastroute::auth::{open_with, seal_with};
+use lastroute::clock::Timestamp;
+use lastroute::downlink::Downlinks;
+use lastroute::downlink::channel::channel;
+use lastroute::downlink::intent::{Intent, Retry, Sealing};
+use lastroute::downlink::outbox::OutboxConfig;
+use lastroute::id::{Cursor, DeviceId, KeyId};
+use lastroute::ingest::pipeline::{Core, Datagram, Pipeline, RefusalLog};
+use lastroute::ingest::replies::Replies;
+use lastroute::metrics::{Disposition, DownlinkKind};
+use lastroute::table::rules::NO_TIME_START;
+use lastroute::table::sending::Via;
+use lastroute::table::{RoutePolicy, RouteTable, TableConfig};
 use lastroute::waiters::feeds::{Listener, Read, Said};
 use lastroute::waiters::{Ended, Full, Subject, Waiters, WaitersConfig};
+use lastroute::wire::frame::{Flags, Frame, Header, Layout, PacketType};
 use shuttle::future::block_on;
 use shuttle::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use shuttle::thread;
@@ -391,4 +406,113 @@ fn two_who_listen_hear_every_packet_of_two_devices_in_every_order() {
         }
         organisation.assert_nothing_left();
     });
+}
+
+const NOW: Timestamp = Timestamp::from_gps(1_479_435_219);
+const NETWORK: KeyId = KeyId::from_le_bytes([7, 0, 0]);
+
+/// A gateway without sockets, and a device for which something may wait.
+struct Awake {
+    core: Arc<Core>,
+    sent: std::sync::Mutex<Vec<i64>>,
+}
+
+impl Awake {
+    fn new() -> Arc<Self> {
+        let keys = KeyRing::default();
+        keys.set_network(NETWORK, root());
+        let downlinks = Downlinks::new(OutboxConfig::default(), channel().0);
+        downlinks.allowance.extend(u32::MAX);
+        let core = Core {
+            keys: Arc::new(keys),
+            table: Arc::new(RouteTable::new(&TableConfig::default())),
+            waiters: Arc::new(Waiters::new(&WaitersConfig::default())),
+            downlinks: Arc::new(downlinks),
+            nonces: Arc::new(OwnNonces::new(&KeyPair::from_private([3; 32]), NOW)),
+            policy: RoutePolicy::Newest,
+            refusals: RefusalLog::default(),
+            moves: Arc::default(),
+        };
+        Arc::new(Self { core: Arc::new(core), sent: std::sync::Mutex::default() })
+    }
+
+    /// As whoever accepts messages does it: first the outbox, then the mark.
+    fn accept(&self, message: i64, sealing: Sealing) {
+        let intent = Intent {
+            message,
+            packet_type: PacketType(200),
+            sealing,
+            payload: [message as u8].into(),
+            call: None,
+            expires_at: Some(NOW.after(std::time::Duration::from_secs(60))),
+            retry: Retry::Never,
+            if_route: None,
+        };
+        self.core.downlinks.outbox.add(DEVICE, intent).unwrap();
+        self.core.table.expect(DEVICE);
+    }
+
+    /// A packet comes in, which releases unless it may be a recording; what leaves is written down.
+    fn hear(&self, gps_time: u32, sequence: u16) {
+        let header = Header {
+            packet_type: PacketType::TDF,
+            flags: Flags(0),
+            key_id: NETWORK,
+            device_id: DEVICE,
+            gps_time,
+            sequence,
+            entropy: sequence,
+        };
+        let mut bytes = Vec::new();
+        let key = root().day_key(Interface::Udp, header.rotation());
+        seal_with(&key, &header, Layout::Unversioned, &[], &mut bytes);
+        let source = std::net::SocketAddr::from(([192, 0, 2, 1], 6200));
+        let datagram = Datagram { bytes: &mut bytes, truncated: false, source, via: Via::UNKNOWN, at: NOW };
+        let mut replies = Replies::default();
+        assert_eq!(Pipeline::new(Arc::clone(&self.core)).take(datagram, &mut replies), Disposition::Accepted);
+        let intents = replies.iter().filter(|reply| reply.kind == DownlinkKind::Intent);
+        self.sent.lock().unwrap().extend(intents.map(|reply| message(reply.bytes)));
+    }
+}
+
+fn root() -> RootKey {
+    RootKey::new([1; 32])
+}
+
+/// The message that a downlink is of.
+fn message(bytes: &[u8]) -> i64 {
+    let mut bytes = bytes.to_vec();
+    let frame = Frame::parse(&mut bytes, Layout::Unversioned).unwrap();
+    let key = root().day_key(Interface::Udp, frame.header().rotation());
+    open_with(&key, frame).unwrap().payload()[0].into()
+}
+
+#[test]
+fn what_is_accepted_while_a_device_speaks_leaves_once_and_in_order_with_this_packet_or_the_next() {
+    let (early, late) = (Arc::new(Tally::new(0)), Arc::new(Tally::new(0)));
+    let (for_early, for_late) = (Arc::clone(&early), Arc::clone(&late));
+    explore(move || {
+        let awake = Awake::new();
+        let now = NOW.gps();
+        // The first is challenged, since it does not know the time.
+        let speakers = [NO_TIME_START, now].map(|gps_time| {
+            let awake = Arc::clone(&awake);
+            thread::spawn(move || awake.hear(gps_time, 1))
+        });
+        awake.accept(1, Sealing::Best);
+        awake.accept(2, Sealing::Best);
+        awake.accept(3, Sealing::Device);
+        for speaker in speakers {
+            speaker.join().unwrap();
+        }
+        let tally = if awake.sent.lock().unwrap().is_empty() { &for_late } else { &for_early };
+        tally.fetch_add(1, Ordering::Relaxed);
+        awake.hear(now, 2);
+        assert_eq!(*awake.sent.lock().unwrap(), [1, 2], "the third waits for a key");
+        awake.core.keys.set_device(DEVICE, DeviceKey { key_id: Some(NETWORK), root: root() }, None);
+        awake.hear(now, 3);
+        assert_eq!(*awake.sent.lock().unwrap(), [1, 2, 3]);
+        assert_eq!(awake.core.downlinks.outbox.waiting(), 0);
+    });
+    assert!(early.load(Ordering::Relaxed) > 100 && late.load(Ordering::Relaxed) > 100, "either happens");
 }

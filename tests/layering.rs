@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module of the crate root and its floor. `lib.rs` and `main.rs` stand above all.
-const FLOORS: [(&str, u8); 27] = [
+const FLOORS: [(&str, u8); 30] = [
     ("id", 0),
     ("clock", 0),
     ("metrics", 0),
@@ -16,6 +16,7 @@ const FLOORS: [(&str, u8); 27] = [
     ("table", 3),
     ("udp", 4),
     ("waiters", 4),
+    ("downlink", 4),
     ("status", 4),
     ("duration", 4),
     ("records", 5),
@@ -23,17 +24,19 @@ const FLOORS: [(&str, u8); 27] = [
     ("wait", 5),
     ("client", 5),
     ("decode", 5),
+    ("definitions", 5),
     ("registry", 6),
     ("simulate", 6),
     ("transfer", 6),
-    ("api", 7),
-    ("config", 8),
-    ("app", 9),
-    ("top", 9),
-    ("demo", 10),
-    ("cli", 11),
-    ("lib", 12),
-    ("main", 12),
+    ("dispatch", 7),
+    ("api", 8),
+    ("config", 9),
+    ("app", 10),
+    ("top", 10),
+    ("demo", 11),
+    ("cli", 12),
+    ("lib", 13),
+    ("main", 13),
 ];
 
 /// Up to here a file decides and computes: no runtime, no sockets, no files, no logs.

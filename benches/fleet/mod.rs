@@ -8,6 +8,9 @@ use lastroute::auth::keys::{DayKey, Interface, KeyPair, KeyRing, RootKey};
 use lastroute::auth::nonce::OwnNonces;
 use lastroute::auth::seal_with;
 use lastroute::clock::Timestamp;
+use lastroute::downlink::Downlinks;
+use lastroute::downlink::channel::channel;
+use lastroute::downlink::outbox::OutboxConfig;
 use lastroute::id::{DeviceId, KeyId};
 use lastroute::ingest::pipeline::{Core, RefusalLog};
 use lastroute::table::{RoutePolicy, RouteTable, TableConfig};
@@ -26,11 +29,14 @@ pub(crate) const PAYLOAD: usize = 62;
 pub(crate) fn core(now: Timestamp) -> Arc<Core> {
     let keys = KeyRing::default();
     keys.set_network(NETWORK, root());
+    let downlinks = Downlinks::new(OutboxConfig::default(), channel().0);
+    downlinks.allowance.extend(u32::MAX);
     Arc::new(Core {
         keys: Arc::new(keys),
         table: Arc::new(RouteTable::new(&TableConfig { unregistered_limit: usize::MAX, ..TableConfig::default() })),
         waiters: Arc::new(Waiters::new(&WaitersConfig::default())),
-        nonces: OwnNonces::new(&KeyPair::from_private([3; 32]), now),
+        downlinks: Arc::new(downlinks),
+        nonces: Arc::new(OwnNonces::new(&KeyPair::from_private([3; 32]), now)),
         policy: RoutePolicy::Newest,
         refusals: RefusalLog::default(),
         moves: Arc::default(),

@@ -1,11 +1,14 @@
 //! The whole ingest step, on any bytes and on any authentic packets: what a stranger sends changes nothing and is not
-//! answered, what counts counts once and is on record, and a relay's word touches no direct route.
+//! answered, what counts counts once and is on record, a relay's word touches no direct route, and what waits for a device
+//! leaves once, for that device, and for nothing but a packet that counts.
 //!
 //! An input is a byte of settings and a list of [`Draft`]s.
 #![no_main]
 
 #[path = "ingest/draft.rs"]
 mod draft;
+#[path = "ingest/waiting.rs"]
+mod waiting;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
@@ -15,15 +18,21 @@ use draft::{DEVICE_KEY, DEVICES, Draft, NETWORK, open, root};
 use lastroute::auth::keys::{DeviceKey, KeyPair, KeyRing};
 use lastroute::auth::nonce::OwnNonces;
 use lastroute::clock::Timestamp;
+use lastroute::downlink::Downlinks;
+use lastroute::downlink::channel::channel;
+use lastroute::downlink::outbox::OutboxConfig;
 use lastroute::id::DeviceId;
 use lastroute::ingest::pipeline::{Core, Datagram, Pipeline, RefusalLog};
-use lastroute::metrics::Disposition;
+use lastroute::ingest::replies::Replies;
+use lastroute::metrics::{Disposition, DownlinkKind};
 use lastroute::table::route::Snapshot;
+use lastroute::table::sending::Via;
 use lastroute::table::{RoutePolicy, RouteTable, TableConfig, Unregistered};
 use lastroute::waiters::{Waiters, WaitersConfig};
 use lastroute::wire::container::entries;
 use lastroute::wire::frame::{Flags, Header, Level, PacketType};
 use libfuzzer_sys::fuzz_target;
+use waiting::Left;
 
 const START: Timestamp = Timestamp::from_gps(17_123 * 86_400 + 43_200);
 /// Deriving its public half for each input would be most of the work.
@@ -32,6 +41,7 @@ static PAIR: LazyLock<KeyPair> = LazyLock::new(|| KeyPair::from_private([9; 32])
 struct Gateway {
     core: Arc<Core>,
     pipeline: Pipeline,
+    left: Left,
 }
 
 /// What the table says of each device, and how many devices and side records it has.
@@ -50,16 +60,22 @@ impl Gateway {
         let table = RouteTable::new(&TableConfig { unregistered, ..bounds });
         table.register(DeviceId(0), START);
         table.register(DeviceId(4), START);
+        let downlinks = Downlinks::new(OutboxConfig::default(), channel().0);
+        downlinks.allowance.extend(u32::MAX);
         let core = Arc::new(Core {
             keys: Arc::new(keys),
             table: Arc::new(table),
             waiters: Arc::new(Waiters::new(&WaitersConfig::default())),
-            nonces: OwnNonces::new(&PAIR, START),
+            downlinks: Arc::new(downlinks),
+            nonces: Arc::new(OwnNonces::new(&PAIR, START)),
             policy: if settings & 2 == 0 { RoutePolicy::Newest } else { RoutePolicy::Strict },
             refusals: RefusalLog::default(),
             moves: Arc::default(),
         });
-        Self { pipeline: Pipeline::new(Arc::clone(&core)), core }
+        if settings & 4 != 0 {
+            waiting::fill(&core, START);
+        }
+        Self { pipeline: Pipeline::new(Arc::clone(&core)), core, left: Left::default() }
     }
 
     fn state(&self) -> State {
@@ -68,10 +84,14 @@ impl Gateway {
     }
 
     fn feed(&mut self, bytes: &[u8], truncated: bool, source: SocketAddr, at: Timestamp) -> (Disposition, Vec<u8>) {
-        let (mut bytes, mut reply) = (bytes.to_vec(), Vec::new());
+        let (mut bytes, mut replies) = (bytes.to_vec(), Replies::default());
         self.pipeline.prefetch(std::iter::once(&bytes[..]));
-        let disposition = self.pipeline.take(Datagram { bytes: &mut bytes, truncated, source, at }, &mut reply);
-        (disposition, reply)
+        let datagram = Datagram { bytes: &mut bytes, truncated, source, via: Via::UNKNOWN, at };
+        let disposition = self.pipeline.take(datagram, &mut replies);
+        self.pipeline.wake();
+        self.left.check(&replies, disposition == Disposition::Accepted, at);
+        let acks = replies.iter().filter(|reply| reply.kind == DownlinkKind::Ack);
+        (disposition, acks.flat_map(|reply| reply.bytes.to_vec()).collect())
     }
 
     /// Takes in a datagram and compares what became of it with what the rules promise whoever sent it.

@@ -100,7 +100,7 @@ impl Call<'_> {
         found.filter(|record| self.sees_record(record)).ok_or_else(|| ApiError::no_record(KIND, id))
     }
 
-    async fn visible_device_with_id(&self, id: DeviceId) -> Result<DeviceRecord, ApiError> {
+    pub(super) async fn visible_device_with_id(&self, id: DeviceId) -> Result<DeviceRecord, ApiError> {
         let found = self.api.registry.device_with_id(id).await?;
         found.filter(|record| self.sees_record(record)).ok_or_else(|| ApiError::no_record(KIND, id))
     }

@@ -6,13 +6,18 @@ use hyper::StatusCode;
 use hyper::header::{ALLOW, CONNECTION, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use uuid::Uuid;
 
-use crate::id::{DeviceId, IdError};
+use crate::definitions::DefinitionError;
+use crate::dispatch::SendError;
+use crate::downlink::outbox::Full as NoRoom;
+use crate::id::{Cursor, DeviceId, IdError};
 use crate::registry::RegistryError;
+use crate::table::route::Route;
 use crate::wait::WaitError;
 use crate::wait::many::DeviceError;
 use crate::wait::organisation::OrganisationError;
 use crate::waiters::{Ended, Full};
 
+use super::messages::UnfitMessage;
 use super::query::RECORD_ID;
 use super::router::Unroutable;
 use super::strict::Unfit;
@@ -279,6 +284,26 @@ pub enum ApiError {
     /// The same of a change, which may be made yet.
     #[error("the gateway is too busy to answer in time; see whether what was to be changed is, before you try again")]
     SlowChange,
+    /// A request makes no message.
+    #[error(transparent)]
+    UnfitMessage(#[from] UnfitMessage),
+    /// Parameters of a call cannot be packed.
+    #[error("rpc.params: {0}")]
+    Definition(#[from] DefinitionError),
+    /// A message is not accepted.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// The route that a message is bound to has moved.
+    #[error("{}", SendError::RouteMoved { cursor: *cursor })]
+    RouteMoved {
+        /// The present position.
+        cursor: Cursor,
+        /// The present route.
+        route: Option<Box<Route>>,
+    },
+    /// A message cannot be taken back any more.
+    #[error("the message was sent already; only one that waits, or has expired, can be taken back")]
+    AlreadySent,
     /// The gateway is shutting down.
     #[error("the gateway is shutting down; try again, or elsewhere")]
     ShuttingDown,
@@ -308,6 +333,11 @@ impl ApiError {
         Self::Registry(RegistryError::NotFound { kind, id: quoted(id.to_string()) })
     }
 
+    /// The route that a message is bound to has moved, and is `route` now.
+    pub fn route_moved(cursor: Cursor, route: Option<Route>) -> Self {
+        Self::RouteMoved { cursor, route: route.map(Box::new) }
+    }
+
     /// A mode that is none.
     pub fn mode(name: String) -> Self {
         Self::Mode(quoted(name))
@@ -319,6 +349,7 @@ impl ApiError {
             Self::Wait(DeviceError { error, .. }) => status_of_wait(error),
             Self::WaitForOrganisation(error) => status_of_organisation(error),
             Self::Registry(error) => status_of_registry(error),
+            Self::Send(error) => status_of_send(error),
             Self::Entry { error, .. } => error.status(),
             Self::PathDevice(_)
             | Self::PathRecord
@@ -341,6 +372,8 @@ impl ApiError {
             | Self::AfterTwice(_)
             | Self::AfterCursor { .. }
             | Self::Mode(_)
+            | Self::UnfitMessage(_)
+            | Self::Definition(_)
             | Self::HalfClosed => StatusCode::BAD_REQUEST,
             Self::Unauthorized | Self::ExpiredKey | Self::NoLongerGood | Self::Token(_) => StatusCode::UNAUTHORIZED,
             Self::HostName
@@ -357,6 +390,7 @@ impl ApiError {
             | Self::NotRegistered(_)
             | Self::UnseenDevice(_) => StatusCode::NOT_FOUND,
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::RouteMoved { .. } | Self::AlreadySent => StatusCode::CONFLICT,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -372,7 +406,11 @@ impl ApiError {
 
     /// The body.
     pub fn view(&self) -> views::Error {
-        views::Error { code: self.status().as_u16(), message: self.to_string() }
+        let (cursor, last_route) = match self {
+            Self::RouteMoved { cursor, route } => (Some(*cursor), route.as_deref().map(views::UplinkRoute::from)),
+            _ => (None, None),
+        };
+        views::Error { code: self.status().as_u16(), message: self.to_string(), cursor, last_route }
     }
 
     /// Adds the headers that belong to the status.
@@ -391,6 +429,12 @@ impl ApiError {
             | Self::Slow
             | Self::CredentialFull
             | Self::Registry(RegistryError::Unavailable(_))
+            | Self::Send(
+                SendError::Full(_)
+                | SendError::Stored
+                | SendError::Busy
+                | SendError::Registry(RegistryError::Unavailable(_)),
+            )
             | Self::WaitForOrganisation(OrganisationError::Full(_))
             | Self::Wait(DeviceError { error: WaitError::Ended(Ended::Full(_)), .. }) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_BOUND_SECONDS));
@@ -423,6 +467,24 @@ const fn status_of_organisation(error: &OrganisationError) -> StatusCode {
         OrganisationError::NotOfIt(_) | OrganisationError::Deleted => StatusCode::NOT_FOUND,
         OrganisationError::Position(DeviceError { error, .. }) => status_of_wait(error),
         OrganisationError::Full(full) => status_of_full(*full),
+    }
+}
+
+const fn status_of_send(error: &SendError) -> StatusCode {
+    match error {
+        // The client of the contract has no 404 here.
+        SendError::UnknownDevice(_)
+        | SendError::OfDevices(_)
+        | SendError::NoRoute(_)
+        | SendError::NoNetwork(_)
+        | SendError::NoKey(_)
+        | SendError::TooLong { .. } => StatusCode::BAD_REQUEST,
+        SendError::RouteMoved { .. } => StatusCode::CONFLICT,
+        SendError::Full(NoRoom::Device) => StatusCode::TOO_MANY_REQUESTS,
+        SendError::Full(NoRoom::Total | NoRoom::Data) | SendError::Stored | SendError::Busy => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        SendError::Registry(error) => status_of_registry(error),
     }
 }
 
@@ -476,65 +538,5 @@ impl From<Unroutable> for ApiError {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-    use crate::registry::Conflict;
-
-    #[test]
-    fn the_code_of_the_body_is_the_status() {
-        let wait = |error| ApiError::from(DeviceError { device: DeviceId(7), error });
-        for (error, code) in [
-            (ApiError::from(Unroutable::Path), 404),
-            (ApiError::from(Unroutable::Method { allow: "POST".to_owned() }), 405),
-            (ApiError::from(Unroutable::Device(IdError::Device)), 400),
-            (ApiError::from(Unroutable::Record), 400),
-            (ApiError::from(Unroutable::Text), 404),
-            (wait(WaitError::NotRegistered), 404),
-            (wait(Ended::Dismissed.into()), 404),
-            (wait(Full::Device.into()), 429),
-            (wait(Full::Total.into()), 503),
-            (OrganisationError::Full(Full::Organisation).into(), 429),
-            (OrganisationError::Full(Full::Total).into(), 503),
-            (OrganisationError::NotOfIt(DeviceId(7)).into(), 404),
-            (OrganisationError::Deleted.into(), 404),
-            (ApiError::CredentialFull, 429),
-            (RegistryError::NotFound { kind: "board", id: "7".to_owned() }.into(), 404),
-            (RegistryError::Conflict(Conflict::Taken { what: "deviceId", value: "7".to_owned() }).into(), 409),
-            (RegistryError::Rule("no".to_owned()).into(), 422),
-            (RegistryError::PageTooLong.into(), 400),
-            (RegistryError::Unavailable("write").into(), 503),
-            (ApiError::entry("devices", 17, RegistryError::Unavailable("write")), 503),
-            (ApiError::entry("devices", 17, RegistryError::Rule("no".to_owned())), 422),
-            (ApiError::NoRoom, 503),
-            (ApiError::Slow, 503),
-            (ApiError::ShuttingDown, 503),
-        ] {
-            let view = error.view();
-            assert_eq!((view.code, error.status().as_u16()), (code, code), "{error}");
-            let mut headers = HeaderMap::new();
-            error.add_headers(&mut headers);
-            assert_eq!(headers.contains_key(RETRY_AFTER), code == 429 || code == 503, "{error}");
-        }
-        let mut headers = HeaderMap::new();
-        ApiError::SlowChange.add_headers(&mut headers);
-        assert_eq!((ApiError::SlowChange.status().as_u16(), headers.len()), (503, 0), "it may have happened");
-    }
-
-    #[test]
-    fn those_told_of_a_shutdown_come_back_at_different_times() {
-        let seconds = (0..200).map(|_| {
-            let mut headers = HeaderMap::new();
-            ApiError::ShuttingDown.add_headers(&mut headers);
-            headers[RETRY_AFTER].to_str().unwrap().to_owned()
-        });
-        assert_eq!(seconds.collect::<BTreeSet<_>>(), ["1", "2", "3", "4", "5"].map(str::to_owned).into());
-    }
-
-    #[test]
-    fn a_parser_cannot_quote_a_whole_body() {
-        let ApiError::Body(message) = ApiError::from(Unfit::Malformed("\u{e4}".repeat(5000))) else { panic!() };
-        assert_eq!(message.len(), MAX_QUOTED);
-    }
-}
+#[path = "error_tests.rs"]
+mod tests;

@@ -17,7 +17,9 @@ use crate::wait::stream::Following;
 use super::Counted;
 use super::access::WaitPlaces;
 use super::format::Format;
+use super::messages::{COMPLETED, DROPPED, EXPIRED, SENT, WITHDRAWN};
 use super::metrics_text::WaitOutcome;
+use super::outcomes::Outcomes;
 use super::outgoing::PART;
 use super::views;
 use super::waiting::{Ending, view};
@@ -25,9 +27,9 @@ use super::waiting::{Ending, view};
 /// A comment is sent this often, so that whatever lies between knows the connection to be in use.
 pub(super) const COMMENT_INTERVAL: Duration = Duration::from_secs(15);
 /// The names of the events.
-pub(super) const EVENT_NAMES: [&str; 3] = [PACKET, RESET, GONE];
+pub(super) const EVENT_NAMES: [&str; 8] = [PACKET, RESET, GONE, SENT, COMPLETED, EXPIRED, DROPPED, WITHDRAWN];
 const PACKET: &str = "packet";
-const RESET: &str = "reset";
+pub(super) const RESET: &str = "reset";
 const GONE: &str = "gone";
 
 /// A comment: a line that begins with a colon, and the end of its block.
@@ -45,10 +47,12 @@ pub(super) enum Followed {
     Devices(Following),
     /// The devices of this organisation.
     Organisation(Uuid, Box<Listening>),
+    /// What becomes of calls.
+    Outcomes(Box<Outcomes>),
 }
 
 /// What an event says: its name, and its data, unless that cannot be put into words.
-type Told = (&'static str, Option<Vec<u8>>);
+pub(super) type Told = (&'static str, Option<Vec<u8>>);
 
 /// A stream of events as text, made as the client takes it.
 pub(super) struct Events {
@@ -147,6 +151,7 @@ impl Followed {
         match self {
             Self::Devices(following) => following.first_id(),
             Self::Organisation(_, listening) => listening.first_id(),
+            Self::Outcomes(outcomes) => outcomes.first_id(),
         }
     }
 
@@ -154,6 +159,7 @@ impl Followed {
         match self {
             Self::Devices(following) => following.close(),
             Self::Organisation(_, listening) => listening.close(),
+            Self::Outcomes(outcomes) => outcomes.close(),
         }
     }
 
@@ -167,6 +173,7 @@ impl Followed {
                 let event = event?;
                 Some((event.id, event.said.map_or_else(|| lost(*id), |(device, waited)| came(device, &waited))))
             }),
+            Self::Outcomes(outcomes) => outcomes.poll_told(cx),
         }
     }
 }

@@ -23,8 +23,8 @@ impl Api {
             entries: by_label(&sum.entries),
             kernel_drops: sum.kernel_drops,
             route_moves: sum.route_moves,
-            acks_sent: sum.acks_sent,
-            acks_failed: sum.acks_failed,
+            acks_sent: sum.acks_sent(),
+            acks_failed: sum.acks_failed(),
             devices: Devices {
                 total: total as u64,
                 unregistered: unregistered as u64,

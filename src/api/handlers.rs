@@ -24,6 +24,7 @@ use super::metrics_text;
 use super::outgoing::{Content, Room, Taken};
 use super::query::Query;
 use super::router::Endpoint;
+use super::rpc::Sort;
 use super::strict::Bounds;
 use super::wanted::{Kind, WaitQuery};
 use super::{Api, description, page, views};
@@ -97,6 +98,9 @@ impl Call<'_> {
             Endpoint::DeviceWithHardware(hardware) => Box::pin(self.device_with_hardware(hardware)),
             Endpoint::UpdateDevice(id) => Box::pin(self.update_device(id, request)),
             Endpoint::DeleteDevice(id) => Box::pin(self.delete_device(id)),
+            Endpoint::DeviceKey(id) => Box::pin(self.device_key(id)),
+            Endpoint::ConfirmDeviceKey(id) => Box::pin(self.confirm_device_key(id, request)),
+            Endpoint::SendDownlink(id) => Box::pin(self.send_downlink(id, request)),
             Endpoint::SetDeviceKey(id) => Box::pin(self.set_device_key(id, request)),
             Endpoint::StateOfRecord(id) => Box::pin(self.state_of_record(id)),
             Endpoint::SetState(id) => Box::pin(self.set_state(id, request)),
@@ -112,6 +116,26 @@ impl Call<'_> {
                 return self.wait_for_packet(id, query, kind).await;
             }
             Endpoint::WaitForPackets => return Box::pin(self.wait_for_packets(request)).await,
+            Endpoint::Rpcs => match Kind::of(request.headers()) {
+                Kind::Answer => Box::pin(self.calls(request)),
+                Kind::Events(_) => return Box::pin(self.follow_outcomes(request)).await,
+            },
+            Endpoint::SendRpc => Box::pin(self.send_call(request)),
+            Endpoint::Rpc(id) => match query(&request).timeout()? {
+                None => Box::pin(self.message(Sort::Call, id)),
+                Some(timeout) => return Box::pin(self.wait_for_outcome(Sort::Call, id, timeout)).await,
+            },
+            Endpoint::WithdrawRpc(id) => Box::pin(self.withdraw(Sort::Call, id)),
+            Endpoint::RpcData(id) => Box::pin(self.call_data(id)),
+            Endpoint::Downlink(id) => match query(&request).timeout()? {
+                None => Box::pin(self.message(Sort::Plain, id)),
+                Some(timeout) => return Box::pin(self.wait_for_outcome(Sort::Plain, id, timeout)).await,
+            },
+            Endpoint::WithdrawDownlink(id) => Box::pin(self.withdraw(Sort::Plain, id)),
+            Endpoint::PublicKey => return self.public_key(),
+            Endpoint::SharedSecret => Box::pin(self.shared_secret(request)),
+            Endpoint::DeviceSharedSecret => Box::pin(self.device_shared_secret(request)),
+            Endpoint::DerivedKey => Box::pin(self.derived_key(request)),
             Endpoint::CreateApiKey => Box::pin(self.create_key(request)),
             Endpoint::ApiKeys => Box::pin(self.keys(request)),
             Endpoint::DeleteApiKey(id) => Box::pin(self.delete_key(id)),
@@ -191,6 +215,17 @@ impl Call<'_> {
         self.decoded(self.api.config.max_body, request, self.decoder()).await
     }
 
+    /// The same with a bound of its own for its size.
+    pub(super) async fn bounded_body<T: DeserializeOwned + Send + 'static>(
+        &self,
+        max: usize,
+        request: Box<Request<Incoming>>,
+    ) -> Result<T, ApiError> {
+        let (body, room) = self.decoded(max, request, self.decoder()).await?;
+        self.hold(room);
+        Ok(body)
+    }
+
     /// The same for one that brings many devices.
     pub(super) async fn batch_body<T: DeserializeOwned + Send + 'static>(
         &self,
@@ -266,7 +301,7 @@ impl Call<'_> {
 }
 
 /// Does what takes long, where it does, on a thread of its own: every wait needs the one of the API.
-async fn apart<T: Send + 'static>(
+pub(super) async fn apart<T: Send + 'static>(
     long: bool,
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {

@@ -18,13 +18,15 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use crate::clock::Timestamp;
+use crate::dispatch::Dispatch;
 use crate::metrics::histogram::{Histogram, Reading};
-use crate::metrics::{BATCH_BOUNDS, Counters, Disposition, Tally};
+use crate::metrics::{BATCH_BOUNDS, Counters, Disposition, DownlinkKind, RefusedAnswer, Tally};
 use crate::table::RouteTable;
 use crate::waiters::Waiters;
 
 use super::census::{Census, Counted};
 use super::events::EVENT_NAMES;
+use super::message_metrics::MessageMetrics;
 use super::samples::Samples;
 
 /// The value of `Content-Type`.
@@ -46,6 +48,8 @@ pub struct IngestSource {
 pub(super) enum WaitOutcome {
     /// With a packet.
     Packet,
+    /// With what became of a message.
+    Outcome,
     /// With nothing, at its deadline.
     TimedOut,
     /// At once, since its cursor is of a former epoch.
@@ -59,11 +63,13 @@ pub(super) enum WaitOutcome {
 }
 
 impl WaitOutcome {
-    const ALL: [Self; 6] = [Self::Packet, Self::TimedOut, Self::Reset, Self::Refused, Self::Abandoned, Self::ShutDown];
+    const ALL: [Self; 7] =
+        [Self::Packet, Self::Outcome, Self::TimedOut, Self::Reset, Self::Refused, Self::Abandoned, Self::ShutDown];
 
     const fn label(self) -> &'static str {
         match self {
             Self::Packet => "packet",
+            Self::Outcome => "outcome",
             Self::TimedOut => "timeout",
             Self::Reset => "reset",
             Self::Refused => "refused",
@@ -94,6 +100,9 @@ const WAIT_BOUNDS: [Duration; 11] = [
     Duration::from_secs(301),
     Duration::from_secs(601),
 ];
+
+/// Buckets of the times of batches.
+const BATCHES: usize = BATCH_BOUNDS.len();
 
 /// Waits that ended in one way.
 type Waits = Histogram<{ WAIT_BOUNDS.len() }>;
@@ -138,6 +147,11 @@ impl Metrics {
         let scrape = Arc::new(Scrape { table, waiters, census, ingest, waits, started });
         registry.register_collector(Box::new(Arc::clone(&scrape)));
         Self { registry, scrape, requests, streams, stream_events, connections }
+    }
+
+    /// Adds those of messages.
+    pub(super) fn add_messages(&mut self, dispatch: Dispatch) {
+        self.registry.register_collector(Box::new(MessageMetrics(dispatch)));
     }
 
     /// What the ingest threads have counted so far.
@@ -199,8 +213,8 @@ impl Scrape {
         self.ingest.iter().map(|source| source.counters.read()).sum()
     }
 
-    fn batches(&self) -> Reading<{ BATCH_BOUNDS.len() }> {
-        let readings = self.ingest.iter().map(|source| source.counters.batches.read());
+    fn times(&self, of: impl Fn(&Counters) -> &Histogram<BATCHES>) -> Reading<BATCHES> {
+        let readings = self.ingest.iter().map(|source| of(&source.counters).read());
         readings.fold(Reading::empty(&BATCH_BOUNDS), |sum, more| sum.plus(&more))
     }
 
@@ -238,18 +252,40 @@ impl Scrape {
             ("udp_receives", "Receive calls that brought at least one datagram.", sum.receives),
             ("udp_kernel_drops", "Datagrams the kernel dropped because a receive buffer was full.", sum.kernel_drops),
             ("route_moves", "Routes that moved to another address.", sum.route_moves),
-            ("acks_sent", "Acknowledgements handed to the kernel.", sum.acks_sent),
-            ("acks_failed", "Acknowledgements the kernel did not take.", sum.acks_failed),
+            ("acks_sent", "Acknowledgements handed to the kernel.", sum.acks_sent()),
+            ("acks_failed", "Acknowledgements the kernel did not take.", sum.acks_failed()),
+            ("acks_held_back", "Acknowledgements asked for while none may be sealed.", sum.acks_held_back),
             ("malformed_containers", "Authentic containers that end in a fault.", sum.malformed_containers),
             ("malformed_tdf", "Authentic TDF packets that end in a fault.", sum.malformed_tdf),
         ] {
             samples.one(name, help, ConstCounter::new(value))?;
         }
+        self.encode_downlinks(&sum, samples)?;
         let help = "Time from the end of a receive call to the last answer to what it brought.";
-        samples.one("ingest_batch_seconds", help, self.batches())?;
+        samples.one("ingest_batch_seconds", help, self.times(|counters| &counters.batches))?;
+        let help =
+            "Time from the end of the receive call that brought a packet until what waited for its device was sent.";
+        samples.one("release_seconds", help, self.times(|counters| &counters.releases))?;
         let buffers = self.receive_buffers().into_iter();
         let buffers = buffers.map(|(listen, bytes)| (listen.to_string(), ConstGauge::new(bytes as f64)));
         samples.family("udp_receive_buffer_bytes", "Receive buffer the kernel gave, by address.", "listen", buffers)
+    }
+
+    fn encode_downlinks(&self, sum: &Tally, samples: &mut Samples<'_>) -> fmt::Result {
+        let others = |counts: [u64; DownlinkKind::ALL.len()]| {
+            let all = DownlinkKind::ALL.into_iter().zip(counts);
+            // Those are counted by names of their own.
+            all.filter(|(kind, _)| *kind != DownlinkKind::Ack)
+                .map(|(kind, count)| (kind.label(), ConstCounter::new(count)))
+        };
+        let help = "Downlinks other than acknowledgements handed to the kernel, by what they are for.";
+        samples.family("downlinks_sent", help, "kind", others(sum.sent))?;
+        let help = "Downlinks other than acknowledgements the kernel did not take, by what they are for.";
+        samples.family("downlinks_failed", help, "kind", others(sum.send_failed))?;
+        let refused = RefusedAnswer::ALL.into_iter().zip(sum.answers_refused);
+        let refused = refused.map(|(reason, count)| (reason.label(), ConstCounter::new(count)));
+        let help = "Packets for calls that nothing was made of, by why.";
+        samples.family("answers_refused", help, "reason", refused)
     }
 
     fn encode_devices(&self, samples: &mut Samples<'_>) -> fmt::Result {

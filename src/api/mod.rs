@@ -9,7 +9,9 @@ mod boards;
 mod census;
 mod connection;
 mod description;
+mod device_keys;
 mod devices;
+mod endpoint;
 pub mod error;
 mod events;
 pub mod format;
@@ -17,15 +19,18 @@ mod gateway;
 mod handlers;
 mod keys;
 mod limits;
+mod message_metrics;
+pub mod messages;
 pub mod metrics_text;
 mod networks;
 mod organisations;
 mod origin;
+mod outcomes;
 mod outgoing;
 mod page;
 mod query;
-mod route_view;
 pub mod router;
+mod rpc;
 mod samples;
 mod signatures;
 mod states;
@@ -33,6 +38,8 @@ mod stored_keys;
 mod strict;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod token_keys;
 pub mod tokens;
 mod transfer;
@@ -63,7 +70,10 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::auth::keys::{KeyPair, KeyRing};
 use crate::clock::Clock;
+use crate::definitions::Definitions;
+use crate::dispatch::Dispatch;
 use crate::ingest::moves::MoveLog;
 use crate::registry::Registry;
 use crate::table::RouteTable;
@@ -115,8 +125,16 @@ pub struct Parts {
     pub waiters: Arc<Waiters>,
     /// Where ingest writes down which routes moved.
     pub moves: Arc<MoveLog>,
-    /// The records, which the registry keeps in force in `table`.
+    /// The records, which the registry keeps in force in `table` and `keys`.
     pub registry: Registry,
+    /// Sends messages and follows them.
+    pub dispatch: Dispatch,
+    /// What calls mean.
+    pub definitions: Arc<Definitions>,
+    /// Of which devices keys are known.
+    pub keys: Arc<KeyRing>,
+    /// The gateway's own.
+    pub cloud_keys: KeyPair,
     /// The gateway's clock.
     pub clock: Clock,
     /// Who may use the API.
@@ -134,6 +152,10 @@ pub struct Api {
     waiters: Arc<Waiters>,
     moves: Arc<MoveLog>,
     registry: Registry,
+    dispatch: Dispatch,
+    definitions: Arc<Definitions>,
+    keys: Arc<KeyRing>,
+    cloud_keys: KeyPair,
     clock: Clock,
     waits: PacketWaits,
     streams: Arc<Streams>,
@@ -146,13 +168,31 @@ pub struct Api {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { table, waiters, moves, registry, clock, access, ingest, config } = parts;
+        let Parts { table, waiters, moves, registry, clock, access, ingest, config, .. } = parts;
         let waits = PacketWaits::new(Arc::clone(&table), Arc::clone(&waiters));
         let streams = Arc::new(Streams::new(waits.clone()));
         let census = Arc::new(Census::new(Arc::clone(&table), clock));
         let (for_metrics, counted) = (Arc::clone(&waiters), Arc::clone(&census));
-        let metrics = Metrics::new(Arc::clone(&table), for_metrics, counted, ingest, clock.now());
-        Self { table, waiters, moves, registry, clock, waits, streams, census, access, metrics, config }
+        let mut metrics = Metrics::new(Arc::clone(&table), for_metrics, counted, ingest, clock.now());
+        let Parts { dispatch, definitions, keys, cloud_keys, .. } = parts;
+        metrics.add_messages(dispatch.clone());
+        Self {
+            table,
+            waiters,
+            moves,
+            registry,
+            dispatch,
+            definitions,
+            keys,
+            cloud_keys,
+            clock,
+            waits,
+            streams,
+            census,
+            access,
+            metrics,
+            config,
+        }
     }
 
     /// Who may use it.
@@ -488,96 +528,5 @@ async fn unwound<T>(mut handler: Pin<&mut impl Future<Output = Result<T, ApiErro
 fn log_panic(ended: Result<(), JoinError>) {
     if let Err(error) = ended {
         tracing::error!(%error, "a connection failed");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-    use super::*;
-    use crate::auth::keys::KeyPair;
-    use crate::registry::Live;
-    use crate::table::TableConfig;
-    use crate::waiters::WaitersConfig;
-
-    #[test]
-    fn a_request_that_waits_takes_little() {
-        fn size<F: Future>(_: impl Fn(Arc<Surface>, Arc<Peer>, Request<Incoming>) -> F) -> usize {
-            size_of::<F>()
-        }
-        let size = size(Surface::respond);
-        assert!(size <= 2048, "{size} bytes, of 3 KB that a wait over HTTP/2 may take in all");
-    }
-
-    /// An API without ingest that everybody may use. It goes on without the directory of its registry.
-    pub(super) async fn api() -> Arc<Api> {
-        let directory = tempfile::tempdir().unwrap();
-        let table = Arc::new(RouteTable::new(&TableConfig::default()));
-        let waiters = Arc::new(Waiters::new(&WaitersConfig::default()));
-        let live = Live {
-            keys: Arc::default(),
-            table: Arc::clone(&table),
-            waiters: Arc::clone(&waiters),
-            cloud_keys: KeyPair::from_private([7; 32]),
-            configured: Arc::default(),
-        };
-        let clock = Clock::default();
-        Arc::new(Api::new(Parts {
-            table,
-            waiters,
-            moves: Arc::default(),
-            registry: Registry::open(directory.path(), live, clock).await.unwrap(),
-            clock,
-            access: Access::open(),
-            ingest: Vec::new(),
-            config: ApiConfig::default(),
-        }))
-    }
-
-    async fn surface(shutting_down: bool) -> Arc<Surface> {
-        let (_, shutdown) = watch::channel(shutting_down);
-        Arc::new(Surface::new(Router::new(), false, api().await, shutdown))
-    }
-
-    #[tokio::test]
-    async fn a_connection_that_outlives_the_start_of_a_shutdown_is_told_so() {
-        let wait = "/device/deviceId/0000000000000001/waitForPacket";
-        for (path, accept, shutting_down, expected) in [
-            ("/readyz", "*/*", false, "HTTP/1.1 200 OK\r\n"),
-            ("/readyz", "*/*", true, "HTTP/1.1 503 Service Unavailable\r\n"),
-            ("/health", "*/*", true, "HTTP/1.1 200 OK\r\n"),
-            (wait, "*/*", true, "HTTP/1.1 503 Service Unavailable\r\n"),
-            (wait, "text/event-stream", true, "HTTP/1.1 503 Service Unavailable\r\n"),
-        ] {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-            let (stream, _) = listener.accept().await.unwrap();
-            let graceful = GracefulShutdown::new();
-            let (surface, peer, builders) = (surface(shutting_down).await, Peer::new(stream), Builders::new());
-            let connection = surface.exchange(&peer, builders.of(Preface::Http1), graceful.watcher());
-            let exchange = async {
-                let request =
-                    format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: {accept}\r\nconnection: close\r\n\r\n");
-                client.write_all(request.as_bytes()).await.unwrap();
-                let mut answer = String::new();
-                client.read_to_string(&mut answer).await.unwrap();
-                answer
-            };
-            let (served, answer) = tokio::join!(connection, exchange);
-            served.unwrap();
-            assert!(answer.starts_with(expected), "{path} {answer}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_handler_that_panics_is_an_internal_failure() {
-        let panics = async {
-            tokio::task::yield_now().await;
-            assert!(std::hint::black_box(false), "as intended");
-            Ok(())
-        };
-        assert_eq!(unwound(pin!(panics)).await, Err(ApiError::Internal));
-        assert_eq!(unwound(pin!(async { Ok(7) })).await, Ok(7));
     }
 }

@@ -7,7 +7,13 @@ use std::ops::RangeInclusive;
 use percent_encoding::percent_decode;
 use uuid::Uuid;
 
+use crate::clock::Timestamp;
+use crate::id::DeviceId;
+use crate::records::message::MessageStatus;
+use crate::registry::messages::{MessageFilter, MessageOrder};
 use crate::registry::{DeviceOrder, HeardFilter, HeardOrder, KindOrder, OrganisationOrder, Page};
+
+use crate::status::Time;
 
 use super::error::ApiError;
 use super::router::record_id;
@@ -58,8 +64,17 @@ impl<'q> Query<'q> {
 
     /// Which part of a list is asked for.
     pub(super) fn page(&self) -> Result<Page, ApiError> {
+        self.page_unless_asked(false)
+    }
+
+    /// The same of a list of messages, of which the latest come first.
+    pub(super) fn page_of_messages(&self) -> Result<Page, ApiError> {
+        self.page_unless_asked(true)
+    }
+
+    fn page_unless_asked(&self, descending: bool) -> Result<Page, ApiError> {
         let limit = self.limit()?;
-        let descending = self.choice("orderDir", &[("asc", false), ("desc", true)])?.unwrap_or_default();
+        let descending = self.choice("orderDir", &[("asc", false), ("desc", true)])?.unwrap_or(descending);
         let offset = self.number("offset", 0..=MAX_NUMBER)?.unwrap_or_default();
         Ok(Page { limit, offset, descending })
     }
@@ -115,6 +130,57 @@ impl<'q> Query<'q> {
             silent_for_ms: self.number("silentForMs", 0..=MAX_NUMBER)?,
             heard_within_ms: self.number("heardWithinMs", 0..=MAX_NUMBER)?,
         })
+    }
+
+    /// The device to which a list is limited.
+    pub(super) fn device(&self) -> Result<Option<DeviceId>, ApiError> {
+        const NAME: &str = "deviceId";
+        let expected = || "16 hex digits, for example d291d4d66bf0a955".to_owned();
+        let text = self.one(NAME)?;
+        text.map(|text| text.parse().map_err(|_| ApiError::query(NAME, text, expected()))).transpose()
+    }
+
+    /// Which calls are listed.
+    pub(super) fn messages(&self) -> Result<MessageFilter, ApiError> {
+        let statuses = MessageStatus::ALL.map(|status| (status.name(), status));
+        let command_id = self.number("rpcCommandId", 0..=u64::from(u16::MAX))?;
+        Ok(MessageFilter {
+            organisation: self.record("organisationId")?,
+            device: self.device()?,
+            status: self.choice("status", &statuses)?,
+            from: self.time("startTime")?,
+            to: self.time("endTime")?,
+            command_id: command_id.and_then(|id| u16::try_from(id).ok()),
+            hide_expired: self.choice("showExpired", &[("true", false), ("false", true)])?.unwrap_or_default(),
+            calls_only: true,
+        })
+    }
+
+    /// In which order messages are listed.
+    pub(super) fn message_order(&self) -> Result<MessageOrder, ApiError> {
+        Ok(self.order(&MESSAGE_ORDERS)?.unwrap_or_default())
+    }
+
+    /// That none of the parameters of a list is given where events of messages are followed: who counts on one would be told
+    /// of more than it lets through.
+    pub(super) fn goes_by_events(&self) -> Result<(), ApiError> {
+        let of_lists =
+            ["status", "startTime", "endTime", "rpcCommandId", "showExpired", "limit", "offset", "orderBy", "orderDir"];
+        let expected = || "left out where events are followed, which go by organisationId and deviceId".to_owned();
+        for name in of_lists {
+            if let Some(text) = self.one(name)? {
+                return Err(ApiError::query(name, text, expected()));
+            }
+        }
+        Ok(())
+    }
+
+    /// A moment, which is to be given with its zone.
+    fn time(&self, name: &'static str) -> Result<Option<Timestamp>, ApiError> {
+        let Some(text) = self.one(name)? else { return Ok(None) };
+        let expected = || "a time with its zone, for example 2026-11-23T03:00:00.123Z; encode a + as %2B".to_owned();
+        let time = text.parse::<Time>().map_err(|_| ApiError::query(name, text, expected()))?;
+        Ok(Some(time.0))
     }
 
     /// In which order organisations are listed.
@@ -201,6 +267,17 @@ const STATE_ORDERS: [(&str, StateOrder); 9] = [
     ("mcuId", StateOrder::Record(DeviceOrder::McuId)),
     ("organisationId", StateOrder::Record(DeviceOrder::OrganisationId)),
     ("updatedAt", StateOrder::Record(DeviceOrder::UpdatedAt)),
+];
+
+const MESSAGE_ORDERS: [(&str, MessageOrder); 8] = [
+    ("commandId", MessageOrder::CommandId),
+    ("completedAt", MessageOrder::CompletedAt),
+    ("createdAt", MessageOrder::CreatedAt),
+    ("deviceId", MessageOrder::DeviceId),
+    ("expiresAt", MessageOrder::ExpiresAt),
+    ("sentAt", MessageOrder::SentAt),
+    ("status", MessageOrder::Status),
+    ("updatedAt", MessageOrder::UpdatedAt),
 ];
 
 /// A part of a query as forms encode it: `+` for a space, and bytes by percents.

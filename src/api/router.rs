@@ -9,109 +9,7 @@ use uuid::Uuid;
 
 use crate::id::{DeviceId, IdError};
 
-/// An endpoint, with what its path names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// `GET /health`: the process answers.
-    Health,
-    /// `GET /readyz`: it also takes requests.
-    Ready,
-    /// `GET /metrics`.
-    Metrics,
-    /// `GET /gateway`: how the gateway is.
-    Gateway,
-    /// `POST /apiKey`.
-    CreateApiKey,
-    /// `GET /apiKey`.
-    ApiKeys,
-    /// `DELETE /apiKey/id/{id}`.
-    DeleteApiKey(Uuid),
-    /// `GET /openapi.json`: what the API is.
-    Description,
-    /// `GET /docs`: a page to read that and to try the API.
-    Page,
-    /// `GET /docs/page.js`: its script.
-    PageScript,
-    /// `GET /docs/page.css`: its style.
-    PageStyle,
-    /// `GET /organisation`.
-    Organisations,
-    /// `POST /organisation`.
-    CreateOrganisation,
-    /// `GET /organisation/id/{id}`.
-    Organisation(Uuid),
-    /// `DELETE /organisation/id/{id}`.
-    DeleteOrganisation(Uuid),
-    /// `GET /organisation/name/{name}`.
-    OrganisationNamed(Box<str>),
-    /// `GET /board`.
-    Boards,
-    /// `POST /board`.
-    CreateBoard,
-    /// `GET /board/id/{id}`.
-    Board(Uuid),
-    /// `DELETE /board/id/{id}`.
-    DeleteBoard(Uuid),
-    /// `GET /board/id/{id}/devices`.
-    DevicesOfBoard(Uuid),
-    /// `GET /network`.
-    Networks,
-    /// `POST /network`.
-    CreateNetwork,
-    /// `GET /network/id/{id}`.
-    Network(Uuid),
-    /// `DELETE /network/id/{id}`.
-    DeleteNetwork(Uuid),
-    /// `GET /device`.
-    Devices,
-    /// `POST /device`.
-    CreateDevice,
-    /// `POST /device/batch`: several, all or none.
-    CreateDevices,
-    /// `POST /device/import`: several, each for itself.
-    ImportDevices,
-    /// `GET /device/export`.
-    ExportDevices,
-    /// `GET /device-and-state`.
-    DevicesAndStates,
-    /// `GET /device/unregistered`: what was heard of devices that are not registered.
-    UnregisteredDevices,
-    /// `GET /device/id/{id}`.
-    Device(Uuid),
-    /// `PUT /device/id/{id}`.
-    UpdateDevice(Uuid),
-    /// `DELETE /device/id/{id}`.
-    DeleteDevice(Uuid),
-    /// `GET /device/deviceId/{deviceId}`.
-    DeviceWithId(DeviceId),
-    /// `GET /device/soc/{soc}/mcuId/{mcuId}`.
-    DeviceWithHardware(Box<Hardware>),
-    /// `PUT /device/deviceId/{deviceId}/key`.
-    SetDeviceKey(DeviceId),
-    /// `GET /device/id/{id}/state`.
-    StateOfRecord(Uuid),
-    /// `PUT /device/id/{id}/state`.
-    SetState(Uuid),
-    /// `GET /device/deviceId/{deviceId}/state`.
-    State(DeviceId),
-    /// `GET /device/deviceId/{deviceId}/lastRoute`.
-    LastRoute(DeviceId),
-    /// `POST /device/lastRoute`.
-    LastRoutes,
-    /// `GET /device/deviceId/{deviceId}/waitForPacket`.
-    WaitForPacket(DeviceId),
-    /// `POST /device/waitForPacket`.
-    WaitForPackets,
-}
-
-/// What a path says of the hardware of a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hardware {
-    /// The system on chip of its board.
-    pub soc: Box<str>,
-    /// Its hardware id, or any other text.
-    pub mcu_id: Box<str>,
-}
+pub use super::endpoint::{Endpoint, Hardware};
 
 /// What an endpoint demands of its caller. Each but the first also demands what is before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -219,7 +117,10 @@ pub const ROWS: &[Row] = &[
     get("/device/id/{id}/state", Needs::Read, |path| path.record().map(Endpoint::StateOfRecord)),
     put("/device/id/{id}/state", Needs::Write, |path| path.record().map(Endpoint::SetState)),
     get("/device/deviceId/{deviceId}", Needs::Read, |path| path.device().map(Endpoint::DeviceWithId)),
+    get("/device/deviceId/{deviceId}/key", Needs::Read, |path| path.device().map(Endpoint::DeviceKey)),
     put("/device/deviceId/{deviceId}/key", Needs::Write, |path| path.device().map(Endpoint::SetDeviceKey)),
+    post("/device/deviceId/{deviceId}/key/confirm", Needs::Write, |path| path.device().map(Endpoint::ConfirmDeviceKey)),
+    post("/device/deviceId/{deviceId}/downlink", Needs::Write, |path| path.device().map(Endpoint::SendDownlink)),
     get("/device/deviceId/{deviceId}/state", Needs::Read, |path| path.device().map(Endpoint::State)),
     get("/device/deviceId/{deviceId}/lastRoute", Needs::Read, |path| path.device().map(Endpoint::LastRoute)),
     get("/device/deviceId/{deviceId}/waitForPacket", Needs::Read, |path| path.device().map(Endpoint::WaitForPacket)),
@@ -229,6 +130,17 @@ pub const ROWS: &[Row] = &[
     }),
     post("/device/lastRoute", Needs::Read, |_| Ok(Endpoint::LastRoutes)),
     post("/device/waitForPacket", Needs::Read, |_| Ok(Endpoint::WaitForPackets)),
+    get("/rpc", Needs::Read, |_| Ok(Endpoint::Rpcs)),
+    post("/rpc", Needs::Write, |_| Ok(Endpoint::SendRpc)),
+    get("/rpc/{id}", Needs::Read, |path| path.record().map(Endpoint::Rpc)),
+    delete("/rpc/{id}", Needs::Write, |path| path.record().map(Endpoint::WithdrawRpc)),
+    get("/rpc/{id}/data", Needs::Read, |path| path.record().map(Endpoint::RpcData)),
+    get("/downlink/{id}", Needs::Read, |path| path.record().map(Endpoint::Downlink)),
+    delete("/downlink/{id}", Needs::Write, |path| path.record().map(Endpoint::WithdrawDownlink)),
+    get("/key/publicKey", Needs::Read, |_| Ok(Endpoint::PublicKey)),
+    post("/key/sharedSecret", Needs::Administrator, |_| Ok(Endpoint::SharedSecret)),
+    post("/key/sharedSecret/device", Needs::Write, |_| Ok(Endpoint::DeviceSharedSecret)),
+    post("/key/derived/device", Needs::Write, |_| Ok(Endpoint::DerivedKey)),
 ];
 
 const METRICS: &str = "/metrics";
@@ -403,6 +315,20 @@ mod tests {
             ("GET", "/device/soc/nRF9151/mcuId/00aaBB", hardware),
             ("POST", "/device/lastRoute", Endpoint::LastRoutes),
             ("POST", "/device/waitForPacket", Endpoint::WaitForPackets),
+            ("GET", "/device/deviceId/d291d4d66bf0a955/key", Endpoint::DeviceKey(DEVICE)),
+            ("POST", "/device/deviceId/d291d4d66bf0a955/key/confirm", Endpoint::ConfirmDeviceKey(DEVICE)),
+            ("POST", "/device/deviceId/d291d4d66bf0a955/downlink", Endpoint::SendDownlink(DEVICE)),
+            ("GET", "/rpc", Endpoint::Rpcs),
+            ("POST", "/rpc", Endpoint::SendRpc),
+            ("GET", "/rpc/0198c0de-0000-7000-8000-00000000002a", Endpoint::Rpc(RECORD)),
+            ("DELETE", "/rpc/0198c0de-0000-7000-8000-00000000002a", Endpoint::WithdrawRpc(RECORD)),
+            ("GET", "/rpc/0198c0de-0000-7000-8000-00000000002a/data", Endpoint::RpcData(RECORD)),
+            ("GET", "/downlink/0198c0de-0000-7000-8000-00000000002a", Endpoint::Downlink(RECORD)),
+            ("DELETE", "/downlink/0198c0de-0000-7000-8000-00000000002a", Endpoint::WithdrawDownlink(RECORD)),
+            ("GET", "/key/publicKey", Endpoint::PublicKey),
+            ("POST", "/key/sharedSecret", Endpoint::SharedSecret),
+            ("POST", "/key/sharedSecret/device", Endpoint::DeviceSharedSecret),
+            ("POST", "/key/derived/device", Endpoint::DerivedKey),
         ] {
             let matched = Router::new().resolve(&method.parse().unwrap(), path);
             assert_eq!(matched.endpoint, Ok(endpoint), "{method} {path}");
@@ -442,6 +368,10 @@ mod tests {
             "/device/deviceId/d291d4d66bf0a955/loggerStates",
             "/device/deviceId/d291/d4d66bf0a955/state",
             "/metrics/x",
+            "/rpc/",
+            "/rpc/0198c0de-0000-7000-8000-00000000002a/x",
+            "/downlink",
+            "/key",
         ] {
             assert_eq!(resolve("GET", path), Err(Unroutable::Path), "{path}");
         }
@@ -458,7 +388,8 @@ mod tests {
             ("GET", "/device/batch", "POST"),
             ("DELETE", "/device/deviceId/d291d4d66bf0a955/state", "GET, HEAD"),
             ("PUT", "/device/deviceId/no-device/lastRoute", "GET, HEAD"),
-            ("GET", "/device/deviceId/d291d4d66bf0a955/key", "PUT"),
+            ("POST", "/device/deviceId/d291d4d66bf0a955/key", "GET, HEAD, PUT"),
+            ("PUT", "/rpc/no-record", "GET, HEAD, DELETE"),
             ("DELETE", "/device", "GET, HEAD, POST"),
             ("PATCH", "/device/id/no-record", "GET, HEAD, PUT, DELETE"),
             ("POST", "/device/id/no-record/state", "GET, HEAD, PUT"),

@@ -1,5 +1,6 @@
 //! The bodies of requests and answers. An absent value is left out: `null` breaks clients.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -9,21 +10,28 @@ use uuid::Uuid;
 
 use crate::clock::Timestamp;
 use crate::id::{Cursor, DeviceId};
-use crate::records::{Algorithm, ApplicationVersion, Device, NewDevice, present};
+use crate::records::{Algorithm, ApplicationVersion, Device, NewDevice, present, route_type};
 use crate::registry::DeviceRecord;
 use crate::status::Time;
 use crate::table::route::{self, Snapshot};
 
 use super::description::names;
-pub use super::route_view::UplinkRoute;
+pub use crate::records::route::UplinkRoute;
 
 /// An error, whatever the endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Error {
     /// The HTTP status.
     pub code: u16,
     /// What was wrong, and what to do.
     pub message: String,
+    /// Where the route of the device is now, if a message was bound to a position from before it moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<Cursor>,
+    /// The route as it is now, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_route: Option<UplinkRoute>,
 }
 
 /// `GET /health`.
@@ -75,8 +83,8 @@ pub struct DeviceState {
     #[serde(skip_serializing_if = "Option::is_none")]
     algorithms: Option<Vec<Algorithm>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(schema_with = names::route_type)]
-    last_route_interface: Option<&'static str>,
+    #[schema(schema_with = route_type)]
+    last_route_interface: Option<Cow<'static, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     last_route_udp_address: Option<SocketAddr>,
@@ -178,6 +186,13 @@ pub struct Lost {
     pub reset: bool,
 }
 
+/// That events of messages were missed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Missed {
+    /// Always true.
+    pub reset: bool,
+}
+
 /// The body of a request to `POST /device/waitForPacket`. One of `device_ids` and `organisation_id` is there.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(default, rename_all = "camelCase")]
@@ -262,7 +277,7 @@ impl DeviceState {
             application_id: application.map(|application| application.id),
             application_version: application.map(|application| ApplicationVersion::from(application.version)),
             algorithms: None,
-            last_route_interface: last_route.as_ref().map(|route| route.interface),
+            last_route_interface: last_route.as_ref().map(|route| route.interface.clone()),
             last_route_udp_address: direct.map(|direct| direct.address),
             last_route_udp_time: direct.map(|direct| Time(direct.received_at)),
             last_route,
@@ -350,8 +365,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::super::format::Format;
-    use super::super::route_view::tests::{bt, direct, relayed, udp};
     use super::*;
+    use crate::records::route::tests::{bt, direct, relayed, udp};
     use crate::table::route::{Application, LastPacket, Route};
     use crate::table::rules::TimeClass;
     use crate::wire::container::RouteInterface;

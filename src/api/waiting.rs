@@ -130,7 +130,7 @@ impl Call<'_> {
         Box::pin(self.told_of_many(waited, ending)).await
     }
 
-    async fn number_of(&self, organisation: Uuid) -> Result<u32, ApiError> {
+    pub(super) async fn number_of(&self, organisation: Uuid) -> Result<u32, ApiError> {
         let number = self.api.registry.organisation_number(organisation).await?;
         number.ok_or_else(|| ApiError::no_record("organisation", organisation))
     }
@@ -178,7 +178,13 @@ impl Call<'_> {
         self.events(Followed::Organisation(id, Box::new(listening)), places, timeout, ending)
     }
 
-    fn events(&self, followed: Followed, places: WaitPlaces, timeout: Option<Duration>, ending: &mut Ending) -> Answer {
+    pub(super) fn events(
+        &self,
+        followed: Followed,
+        places: WaitPlaces,
+        timeout: Option<Duration>,
+        ending: &mut Ending,
+    ) -> Answer {
         if *self.shutdown.borrow() {
             ending.set(WaitOutcome::ShutDown);
             return Err(ApiError::ShuttingDown);
@@ -189,17 +195,17 @@ impl Call<'_> {
     }
 
     /// Who does not wait needs no place.
-    fn places_for(&self, timeout: Duration, count: usize) -> Result<Option<WaitPlaces>, ApiError> {
+    pub(super) fn places_for(&self, timeout: Duration, count: usize) -> Result<Option<WaitPlaces>, ApiError> {
         if timeout.is_zero() { Ok(None) } else { self.places(count).map(Some) }
     }
 
-    fn places(&self, count: usize) -> Result<WaitPlaces, ApiError> {
+    pub(super) fn places(&self, count: usize) -> Result<WaitPlaces, ApiError> {
         let limit = self.api.config.waits_per_credential;
         self.caller.places_to_wait(count, limit).ok_or(ApiError::CredentialFull)
     }
 
     /// When a wait ends: no later than the caller's credentials are good.
-    fn deadline(&self, timeout: Duration) -> Instant {
+    pub(super) fn deadline(&self, timeout: Duration) -> Instant {
         let deadline = self.begun + shortened(timeout, fastrand::f64());
         self.expiry().map_or(deadline, |expiry| expiry.min(deadline))
     }
@@ -212,7 +218,7 @@ impl Call<'_> {
 
     /// Waits unless the gateway shuts down, or the client leaves, before. What came is for callers whose credentials are still
     /// good. The wait is borrowed, so that it is not kept twice.
-    async fn unless_interrupted<T>(
+    pub(super) async fn unless_interrupted<T>(
         &self,
         wait: Pin<&mut impl Future<Output = T>>,
         ending: &mut Ending,
@@ -272,13 +278,18 @@ impl Ending {
         &self.api.metrics
     }
 
+    /// It was no wait.
+    pub(super) const fn forget(&mut self) {
+        self.outcome = None;
+    }
+
     /// The wait goes on beyond its request: whoever has what is returned counts it.
     fn hand_over(&mut self) -> Self {
         Self { api: Arc::clone(&self.api), begun: self.begun, outcome: self.outcome.take() }
     }
 
     /// The wait ended with `answer`: whatever else it is, it was not abandoned.
-    fn settle(mut self, answer: Answer) -> Answer {
+    pub(super) fn settle(mut self, answer: Answer) -> Answer {
         if self.outcome == Some(WaitOutcome::Abandoned) && !matches!(answer, Err(ApiError::HalfClosed)) {
             self.set(WaitOutcome::Refused);
         }
@@ -328,7 +339,7 @@ pub(super) fn view(id: DeviceId, waited: &Waited) -> Option<views::Waited> {
     }
 }
 
-fn event_stream(content: Content) -> Reply {
+pub(super) fn event_stream(content: Content) -> Reply {
     let mut response = Response::new(content);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(EVENTS));
     response.headers_mut().insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));

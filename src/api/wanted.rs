@@ -31,9 +31,17 @@ pub(super) struct WaitQuery {
 impl WaitQuery {
     pub(super) fn parse(query: &str) -> Result<Self, ApiError> {
         let query = Query::parse(query);
-        let timeout_ms = query.one("timeoutMs")?.map(wait_ms).transpose()?;
+        let timeout = query.timeout()?;
         let after = query.one("after")?.map(|text| text.parse().map_err(ApiError::QueryCursor)).transpose()?;
-        Ok(Self { timeout: timeout_ms.map(Duration::from_millis), after })
+        Ok(Self { timeout, after })
+    }
+}
+
+impl Query<'_> {
+    /// How long to wait, if that is asked for.
+    pub(super) fn timeout(&self) -> Result<Option<Duration>, ApiError> {
+        let timeout_ms = self.one("timeoutMs")?.map(wait_ms).transpose()?;
+        Ok(timeout_ms.map(Duration::from_millis))
     }
 }
 
@@ -144,6 +152,11 @@ impl Kind {
             Some(id) => id.to_str().ok().and_then(|id| id.parse().ok()).map_or(Origin::Lost, Origin::Event),
         })
     }
+}
+
+/// Whether a client was here before, and wants to go on after the last event that it has seen.
+pub(super) fn comes_back(headers: &HeaderMap) -> bool {
+    headers.get(LAST_EVENT_ID).is_some_and(|id| !id.is_empty())
 }
 
 #[cfg(test)]

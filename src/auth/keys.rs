@@ -1,8 +1,9 @@
 //! Root keys, the keys derived from them, and the ring that holds them. No `Debug` here prints a key byte.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -197,8 +198,11 @@ impl DeviceKeys {
     pub fn root(&self, key_id: KeyId) -> Option<&RootKey> {
         let known = |key: &&DeviceKey| key.key_id == Some(key_id);
         let open = |key: &&DeviceKey| key.key_id.is_none();
-        let keys = || std::iter::once(&self.primary).chain(self.secondary.as_deref());
-        keys().find(known).or_else(|| keys().find(open)).map(|key| &key.root)
+        self.all().find(known).or_else(|| self.all().find(open)).map(|key| &key.root)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &DeviceKey> {
+        std::iter::once(&self.primary).chain(self.secondary.as_deref())
     }
 
     pub(super) fn kept_day_key(&self, key_id: KeyId, day: u32) -> Option<DayKey> {
@@ -213,17 +217,47 @@ pub struct NetworkInfo {
     pub organisation: u32,
     /// Devices of any organisation may.
     pub public: bool,
+    /// A short name for it, given by the ring: see [`KeyRing::network_numbered`]. 0 before, and for networks beyond the
+    /// 65 535th.
+    pub number: u16,
 }
 
 impl NetworkInfo {
     /// Of a network that the configuration names, which belongs to no organisation.
-    pub const CONFIGURED: Self = Self { organisation: 0, public: true };
+    pub const CONFIGURED: Self = Self::new(0, true);
+
+    /// Of a network of this organisation.
+    pub const fn new(organisation: u32, public: bool) -> Self {
+        Self { organisation, public, number: 0 }
+    }
+}
+
+/// The networks of a ring.
+#[derive(Debug, Default)]
+struct Networks {
+    keys: HashMap<KeyId, (RootKey, NetworkInfo), foldhash::fast::RandomState>,
+    /// Numbers once given, also those of networks that were removed. At most 65 535.
+    numbers: HashMap<KeyId, u16, foldhash::fast::RandomState>,
+    /// Network 1 first.
+    numbered: Vec<KeyId>,
+}
+
+impl Networks {
+    fn number(&mut self, id: KeyId) -> u16 {
+        if let Some(number) = self.numbers.get(&id) {
+            return *number;
+        }
+        let Ok(number) = u16::try_from(self.numbered.len() + 1) else { return 0 };
+        self.numbered.push(id);
+        self.numbers.insert(id, number);
+        number
+    }
 }
 
 /// All keys the gateway holds. Shared by the ingest threads; changes are in force for the next frame.
 #[derive(Debug, Default)]
 pub struct KeyRing {
-    networks: RwLock<std::collections::HashMap<KeyId, (RootKey, NetworkInfo), foldhash::fast::RandomState>>,
+    networks: RwLock<Networks>,
     devices: DashMap<DeviceId, DeviceKeys, foldhash::fast::RandomState>,
     /// Changes when a network's key is set or a key is replaced or removed, so that caches know to forget. Not with a
     /// device's first key: no cache knows anything of a device that has none, and fleets come in while packets do.
@@ -240,19 +274,28 @@ impl KeyRing {
 
     /// Adds or replaces the root key of a network, and who may speak under it.
     pub fn set_network_of(&self, id: KeyId, root: RootKey, info: NetworkInfo) {
-        self.networks.write().unwrap_or_else(PoisonError::into_inner).insert(id, (root, info));
+        let mut networks = self.networks.write().unwrap_or_else(PoisonError::into_inner);
+        let number = networks.number(id);
+        networks.keys.insert(id, (root, NetworkInfo { number, ..info }));
+        drop(networks);
         self.changed();
     }
 
     /// Who may speak under the key of a network.
     pub fn network(&self, id: KeyId) -> Option<NetworkInfo> {
-        let networks = self.networks.read().unwrap_or_else(PoisonError::into_inner);
-        networks.get(&id).map(|(_, info)| *info)
+        self.networks().keys.get(&id).map(|(_, info)| *info)
+    }
+
+    /// The network with this number: they are numbered from 1 on in the order in which they are first set, and keep their
+    /// number until the process ends, removed or not.
+    pub fn network_numbered(&self, number: u16) -> Option<KeyId> {
+        let index = usize::from(number).checked_sub(1)?;
+        self.networks().numbered.get(index).copied()
     }
 
     /// Removes the root key of a network.
     pub fn remove_network(&self, id: KeyId) {
-        self.networks.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.networks.write().unwrap_or_else(PoisonError::into_inner).keys.remove(&id);
         self.changed();
     }
 
@@ -283,9 +326,28 @@ impl KeyRing {
         self.devices.contains_key(&id)
     }
 
+    /// Whether this is one of the root keys of the device.
+    pub fn has_root(&self, device: DeviceId, root: &RootKey) -> bool {
+        self.devices.get(&device).is_some_and(|keys| keys.all().any(|key| key.root.bytes() == root.bytes()))
+    }
+
+    /// Whether a device is known to have a key with this id.
+    pub fn is_known_key_id(&self, device: DeviceId, key_id: KeyId) -> bool {
+        self.devices.get(&device).is_some_and(|keys| keys.all().any(|key| key.key_id == Some(key_id)))
+    }
+
+    /// The key id to seal a downlink with at device level: the primary one, else the secondary one. `None` if no key of the
+    /// device is known, or no key id: those that are not given are learned from the first frame that opens.
+    pub fn downlink_key_id(&self, device: DeviceId) -> Option<KeyId> {
+        self.devices.get(&device).and_then(|keys| keys.all().find_map(|key| key.key_id))
+    }
+
+    fn networks(&self) -> RwLockReadGuard<'_, Networks> {
+        self.networks.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn network_day_key(&self, id: KeyId, interface: Interface, day: u32) -> Option<(DayKey, NetworkInfo)> {
-        let networks = self.networks.read().unwrap_or_else(PoisonError::into_inner);
-        networks.get(&id).map(|(root, info)| (root.day_key(interface, day), *info))
+        self.networks().keys.get(&id).map(|(root, info)| (root.day_key(interface, day), *info))
     }
 
     pub(super) fn device(&self, id: DeviceId) -> Option<dashmap::mapref::one::Ref<'_, DeviceId, DeviceKeys>> {
@@ -358,6 +420,53 @@ mod tests {
         assert_eq!(ring.generation(), before + 1);
         ring.remove_device(DeviceId(1));
         assert_eq!(ring.generation(), before + 2);
+    }
+
+    #[test]
+    fn networks_keep_the_number_they_got_first() {
+        let ring = KeyRing::default();
+        let (one, two) = (KeyId::from_le_bytes([9, 0, 0]), KeyId::from_le_bytes([1, 0, 0]));
+        let number = |id| ring.network(id).map(|info| info.number);
+        ring.set_network(one, RootKey::new([1; 32]));
+        ring.set_network_of(two, RootKey::new([2; 32]), NetworkInfo::new(5, false));
+        ring.set_network(one, RootKey::new([3; 32]));
+        assert_eq!((number(one), number(two)), (Some(1), Some(2)));
+        ring.remove_network(one);
+        assert_eq!((number(one), ring.network_numbered(1)), (None, Some(one)));
+        ring.set_network(one, RootKey::new([1; 32]));
+        assert_eq!(number(one), Some(1));
+        assert_eq!([0, 2, 3].map(|number| ring.network_numbered(number)), [None, Some(two), None]);
+    }
+
+    #[test]
+    fn networks_beyond_the_65_535th_have_no_number() {
+        let ring = KeyRing::default();
+        for id in 1..=65_537 {
+            ring.set_network(KeyId::new(id).unwrap(), RootKey::new([1; 32]));
+        }
+        let number = |id| ring.network(KeyId::new(id).unwrap()).unwrap().number;
+        assert_eq!([1, 65_535, 65_536, 65_537].map(number), [1, 65_535, 0, 0]);
+    }
+
+    #[test]
+    fn a_downlink_is_sealed_with_the_first_key_whose_id_is_known() {
+        let ring = KeyRing::default();
+        let key = |key_id| DeviceKey { key_id, root: RootKey::new([1; 32]) };
+        let [one, two] = [7, 8].map(KeyId::new);
+        let device = DeviceId(1);
+        assert_eq!((ring.downlink_key_id(device), ring.is_known_key_id(device, one.unwrap())), (None, false));
+        for (primary, secondary, expected) in [
+            (None, None, None),
+            (one, None, one),
+            (one, Some(two), one),
+            (None, Some(two), two),
+            (None, Some(None), None),
+        ] {
+            ring.set_device(device, key(primary), secondary.map(key));
+            assert_eq!(ring.downlink_key_id(device), expected);
+            let known = [one, two].map(|id| ring.is_known_key_id(device, id.unwrap()));
+            assert_eq!(known, [primary == one, secondary.flatten() == two], "{primary:?} {secondary:?}");
+        }
     }
 
     #[test]

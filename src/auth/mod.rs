@@ -2,6 +2,7 @@
 //!
 //! The order of checks is that of docs/protocol.md, keys: level, key id, day, AEAD. Nothing here interprets a payload.
 
+pub mod identity;
 pub mod keys;
 pub mod nonce;
 

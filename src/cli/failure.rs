@@ -20,14 +20,23 @@ pub enum Failure {
     /// It went wrong while running.
     #[error("{0}")]
     Running(String),
+    /// What was asked for was done, and came out otherwise than hoped for.
+    #[error("{line}")]
+    Outcome {
+        /// The exit code of this outcome, which the command documents.
+        code: u8,
+        /// What came out.
+        line: String,
+    },
 }
 
 impl Failure {
-    /// 2 for a fault of the configuration, as for the command line itself; else 1.
+    /// 2 for a fault of the configuration, as for the command line itself; that of an outcome; else 1.
     pub const fn exit_code(&self) -> u8 {
         match self {
             Self::Configuration(_) => 2,
             Self::Running(_) => 1,
+            Self::Outcome { code, .. } => *code,
         }
     }
 
@@ -96,7 +105,9 @@ impl From<DemoError> for Failure {
             DemoError::Exposed(_) | DemoError::Directory(_) | DemoError::Config(_) | DemoError::Start(_) => {
                 Self::configuration(error)
             }
-            DemoError::Random | DemoError::Ended(_) | DemoError::Stop(_) => Self::running(error),
+            DemoError::Random | DemoError::Register(_) | DemoError::Ended(_) | DemoError::Stop(_) => {
+                Self::running(error)
+            }
         }
     }
 }

@@ -6,6 +6,10 @@ mod failure;
 mod key;
 mod log;
 mod pages;
+mod rpc;
+mod rpc_follow;
+mod rpc_request;
+mod rpc_text;
 mod serve;
 mod simulate;
 mod transfer;
@@ -27,6 +31,8 @@ pub use failure::Failure;
 pub use key::{KeyAccess, KeyAction, KeyArgs};
 pub use log::start_logging;
 pub use pages::{CompletionsArgs, ManArgs};
+pub use rpc::{Output, RpcAction, RpcArgs};
+pub use rpc_request::SendArgs;
 pub use serve::{CheckFormat, ServeArgs};
 
 /// Front door for fleets of ePacket devices.
@@ -54,6 +60,8 @@ pub enum Command {
     Top(TopArgs),
     /// Make, list and delete API keys of a running gateway
     Key(KeyArgs),
+    /// Call devices through a running gateway, and follow what becomes of the calls
+    Rpc(RpcArgs),
     /// Explain packets: every field, what is inside, and what a gateway would do with them
     Decode(DecodeArgs),
     /// Register the devices of a file with a running gateway
@@ -77,6 +85,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Demo(arguments) => demo(&arguments),
         Command::Top(arguments) => top(&arguments),
         Command::Key(arguments) => key::run(&arguments),
+        Command::Rpc(arguments) => rpc::run(&arguments),
         Command::Decode(arguments) => decode::run(&arguments),
         Command::Import(arguments) => transfer::import(&arguments),
         Command::Export(arguments) => transfer::export(&arguments),

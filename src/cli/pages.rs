@@ -77,8 +77,13 @@ fn pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut program = Cli::command().disable_help_subcommand(true);
     // Gives the commands their full names.
     program.build();
-    let commands = program.get_subcommands().filter(|command| !command.is_hide_set());
-    once(&program).chain(commands).map(page).collect()
+    commands(&program).into_iter().map(page).collect()
+}
+
+/// A command and those in it, as far as a person is told of them.
+fn commands(command: &clap::Command) -> Vec<&clap::Command> {
+    let inner = command.get_subcommands().filter(|command| !command.is_hide_set());
+    once(command).chain(inner.flat_map(commands)).collect()
 }
 
 fn page(command: &clap::Command) -> io::Result<(String, Vec<u8>)> {

@@ -2,14 +2,16 @@
 //! and errors that say what to do. What the answers mean for a tool belongs there.
 
 mod error;
+mod time;
 
 use std::error::Error as StdError;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LOCATION};
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy;
@@ -22,10 +24,12 @@ use serde_json::Value;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use crate::clock::Timestamp;
 use crate::id::{Cursor, DeviceId};
 use crate::quote::{one_line, reason};
 use crate::status::GatewayStatus;
 pub use error::ClientError;
+use time::{GatewayTime, date};
 
 /// Where a gateway on this machine serves its API unless it is told otherwise.
 pub const DEFAULT_ADDRESS: &str = "http://127.0.0.1:8080";
@@ -48,6 +52,7 @@ pub struct Client {
     timeout: Duration,
     max_answer: usize,
     http: legacy::Client<HttpConnector, Full<Bytes>>,
+    time: Arc<GatewayTime>,
 }
 
 /// The last route of a device, as `GET /device/deviceId/{deviceId}/lastRoute` tells it.
@@ -71,7 +76,7 @@ impl Client {
         let address = checked_address(address)?;
         let key = key.map(authorization).transpose()?;
         let http = legacy::Client::builder(TokioExecutor::new()).pool_max_idle_per_host(1).build_http();
-        Ok(Self { address, key, timeout: TIMEOUT, max_answer: MAX_ANSWER, http })
+        Ok(Self { address, key, timeout: TIMEOUT, max_answer: MAX_ANSWER, http, time: Arc::default() })
     }
 
     /// The same client, for requests that may take up to `timeout` and whose answers may have up to `max_answer` bytes.
@@ -79,9 +84,25 @@ impl Client {
         Self { timeout, max_answer, ..self }
     }
 
+    /// The same client, for requests that may take up to `timeout`.
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
     /// The address of the API, without a slash at its end.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// What the gateway's clock has passed by now, as far as its answers have told: it is at most about a second further.
+    /// Before any answer, or if they do not tell, the time of this machine.
+    pub fn now(&self) -> Timestamp {
+        self.time.now()
+    }
+
+    /// Takes note that the gateway's clock has passed this time.
+    pub fn learn_time(&self, passed: Timestamp) {
+        self.time.learn(passed);
     }
 
     /// How the gateway is: `GET /gateway`.
@@ -133,6 +154,18 @@ impl Client {
     /// Every [`ClientError`] of a request.
     pub async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<Option<T>, ClientError> {
         Ok(self.get(path).await?.map(|(_, body)| body))
+    }
+
+    /// The bytes at `path`, whatever they are; `None` if there is nothing (404).
+    ///
+    /// # Errors
+    /// Every [`ClientError`] of a request.
+    pub async fn get_bytes(&self, path: &str) -> Result<Option<Bytes>, ClientError> {
+        match self.exchange_in_time(path, Request::default()).await? {
+            (StatusCode::OK, _, body) => Ok(Some(body)),
+            (StatusCode::NOT_FOUND, ..) => Ok(None),
+            (status, headers, body) => Err(self.refusal(path, status, &headers, &body)),
+        }
     }
 
     /// The JSON that answers a `POST` of `body`, which is JSON, to `path`; `None` if there is no such thing (404).
@@ -218,6 +251,9 @@ impl Client {
         response: Response<Incoming>,
     ) -> Result<(StatusCode, HeaderMap, Bytes), ClientError> {
         let (head, body) = response.into_parts();
+        if let Some(date) = head.headers.get(DATE).and_then(date) {
+            self.learn_time(date);
+        }
         match Limited::new(body, self.max_answer).collect().await {
             Ok(body) => Ok((head.status, head.headers, body.to_bytes())),
             Err(error) if error.is::<LengthLimitError>() => {

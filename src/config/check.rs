@@ -10,6 +10,7 @@ use super::values::{self, Fault};
 use super::{ConfigError, Device, Missing};
 use crate::api::tokens::TokenRules;
 use crate::auth::keys::{DeviceKey, KeyPair, device_key_id};
+use crate::definitions::Definitions;
 use crate::table::TableConfig;
 use crate::waiters::WaitersConfig;
 
@@ -143,6 +144,17 @@ pub(super) fn tokens(settings: &Settings) -> Result<Option<TokenRules>, ConfigEr
         }
         (None, None) => Ok(None),
     }
+}
+
+/// The calls whose names and fields are known.
+pub(super) fn definitions(settings: &Settings) -> Result<Definitions, ConfigError> {
+    let Some(path) = settings.path(Name::RpcDefinitions)? else { return Ok(Definitions::default()) };
+    Definitions::read(&path).map_err(|error| {
+        let line = error.to_string();
+        // Its errors end in what to do, as all do.
+        let (problem, remedy) = line.rsplit_once("; ").unwrap_or((&line, "correct the file"));
+        Fault::new(problem, remedy).at(settings.place(Name::RpcDefinitions))
+    })
 }
 
 /// What the gateway keeps.

@@ -103,6 +103,11 @@ fn a_value_that_means_nothing_is_an_error_that_quotes_it() {
     assert_errors([
         ("\nunregistered = \"maybe\"", "2: unregistered: \"maybe\" is none of its values; write allow or deny"),
         ("route-policy = \"old\"", "1: route-policy: \"old\" is none of its values; write newest or strict"),
+        ("key-change = \"ask\"", "1: key-change: \"ask\" is none of its values; write accept or hold"),
+        (
+            "message-retention = \"30\"",
+            "1: message-retention: \"30\" is not a time from 1m to 3650d; write a number with its unit, for example 30d",
+        ),
         ("waiters-total = -1", &format!("1: waiters-total: \"-1\" {count}")),
         ("waiters-per-device = 0", &format!("1: waiters-per-device: \"0\" {count}")),
         ("waiters-per-credential = 0", &format!("1: waiters-per-credential: \"0\" {count}")),

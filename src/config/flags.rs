@@ -33,6 +33,10 @@ pub struct Flags {
     /// What tokens name as their audience if they are meant for this gateway. Default: none, jwt-key-file needs one
     #[arg(long, value_name = "NAME", help_heading = "Files")]
     pub jwt_audience: Option<String>,
+    /// Definitions of the calls that devices answer: the rpc.json of their firmware. Default: none, only the fields of
+    /// a few calls are known
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, help_heading = "Files")]
+    pub rpc_definitions: Option<String>,
     /// Address and port to receive datagrams on; may be repeated. Default: 0.0.0.0:3001
     #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Addresses")]
     pub udp_listen: Vec<String>,
@@ -56,6 +60,15 @@ pub struct Flags {
     /// network key moves no device whose own key is known (strict). Default: newest
     #[arg(long, value_name = "newest|strict", help_heading = "Devices")]
     pub route_policy: Option<String>,
+    /// What becomes of a key that a device proves in place of the one it proved before, or from hardware that is not the
+    /// registered one: it is in force at once (accept), or waits until somebody confirms it (hold). One that does both waits
+    /// in any case. Default: accept
+    #[arg(long, value_name = "accept|hold", help_heading = "Devices")]
+    pub key_change: Option<String>,
+    /// How long messages to devices are kept, with unit, 1m to 3650d; those that wait to be sent are kept until they expire.
+    /// Default: 30d
+    #[arg(long, value_name = "TIME", help_heading = "Devices")]
+    pub message_retention: Option<String>,
     /// How many may wait for one device at once, or for one organisation. Default: 1000
     #[arg(long, value_name = "N", help_heading = "Waiting")]
     pub waiters_per_device: Option<String>,
@@ -85,12 +98,15 @@ impl Flags {
             (Name::ApiKeyFile, &self.api_key_file),
             (Name::JwtKeyFile, &self.jwt_key_file),
             (Name::JwtAudience, &self.jwt_audience),
+            (Name::RpcDefinitions, &self.rpc_definitions),
             (Name::UdpReceiveBuffer, &self.udp_receive_buffer),
             (Name::HttpListen, &self.http_listen),
             (Name::MetricsListen, &self.metrics_listen),
             (Name::Unregistered, &self.unregistered),
             (Name::UnregisteredLimit, &self.unregistered_limit),
             (Name::RoutePolicy, &self.route_policy),
+            (Name::KeyChange, &self.key_change),
+            (Name::MessageRetention, &self.message_retention),
             (Name::WaitersPerDevice, &self.waiters_per_device),
             (Name::WaitersPerCredential, &self.waiters_per_credential),
             (Name::WaitersTotal, &self.waiters_total),

@@ -19,12 +19,15 @@ mod values;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::api::WAITS_PER_CREDENTIAL;
 use crate::api::tokens::TokenRules;
 use crate::auth::keys::{DeviceKey, KeyPair, RootKey};
 use crate::clock::Clock;
+use crate::definitions::Definitions;
 use crate::id::{DeviceId, KeyId};
+use crate::registry::device_keys::KeyChange;
 use crate::table::{RoutePolicy, TableConfig};
 use crate::waiters::WaitersConfig;
 use check::Kept;
@@ -53,6 +56,10 @@ pub struct Config {
     pub table: TableConfig,
     /// What may move a route.
     pub route_policy: RoutePolicy,
+    /// What becomes of a key that takes the place of another, or comes from other hardware.
+    pub key_change: KeyChange,
+    /// How long messages to devices are kept.
+    pub message_retention: Duration,
     /// Bounds of waiting.
     pub waiters: WaitersConfig,
     /// How many may wait under one API key or subject of tokens at once; without either, in this process.
@@ -67,6 +74,8 @@ pub struct Config {
     pub api_keys: Vec<ApiKey>,
     /// Which tokens of the API's clients are believed. `None`: none.
     pub tokens: Option<TokenRules>,
+    /// The calls whose names and fields are known.
+    pub definitions: Definitions,
     /// The gateway's clock.
     pub clock: Clock,
     /// What to log, in the language of `tracing_subscriber::EnvFilter`.
@@ -74,6 +83,9 @@ pub struct Config {
     /// What the operator should know, each a sentence for the log.
     pub warnings: Vec<String>,
 }
+
+/// How long messages are kept by default: long enough to look into what a customer asks about.
+const MESSAGE_RETENTION: Duration = Duration::from_secs(30 * 86_400);
 
 /// A network and its root key.
 #[derive(Clone, Debug)]
@@ -177,11 +189,14 @@ fn settle(
     let udp_receive_buffer = check::udp_receive_buffer(&settings)?;
     let table = check::table(&settings)?;
     let route_policy = settings.value(Name::RoutePolicy, values::route_policy)?.unwrap_or_default();
+    let key_change = settings.value(Name::KeyChange, values::key_change)?.unwrap_or_default();
+    let message_retention = settings.value(Name::MessageRetention, values::retention)?.unwrap_or(MESSAGE_RETENTION);
     let waiters = check::waiters(&settings)?;
     let waiters_per_credential =
         settings.value(Name::WaitersPerCredential, values::count)?.unwrap_or(WAITS_PER_CREDENTIAL);
     let api_keys = check::api_keys(&settings, &mut warnings)?;
     let tokens = check::tokens(&settings)?;
+    let definitions = check::definitions(&settings)?;
     let credentials = !api_keys.is_empty() || tokens.is_some();
     let (http_listen, metrics_listen) = check::http_addresses(&settings, credentials)?;
     let kept = check::kept(&settings, missing, &mut warnings)?;
@@ -196,6 +211,8 @@ fn settle(
         metrics_listen,
         table,
         route_policy,
+        key_change,
+        message_retention,
         waiters,
         waiters_per_credential,
         networks: file.networks.iter().map(|listed| listed.network.clone()).collect(),
@@ -203,6 +220,7 @@ fn settle(
         cloud_keys: kept.cloud_keys.clone(),
         api_keys,
         tokens,
+        definitions,
         clock: Clock::with_offset_seconds(flags.clock_offset),
         log,
         warnings,

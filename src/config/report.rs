@@ -127,7 +127,7 @@ fn setting(name: Name, settled: &Settled) -> Setting {
 /// The value of a setting in the configuration that came out.
 fn value(name: Name, config: &Config, settled: &Settled) -> Option<String> {
     match name {
-        Name::Config | Name::ApiKeyFile | Name::JwtKeyFile => {
+        Name::Config | Name::ApiKeyFile | Name::JwtKeyFile | Name::RpcDefinitions => {
             settled.settings.path(name).ok().flatten().map(|path| path.display().to_string())
         }
         Name::JwtAudience => settled.settings.value(name, values::name).ok().flatten(),
@@ -140,6 +140,8 @@ fn value(name: Name, config: &Config, settled: &Settled) -> Option<String> {
         Name::Unregistered => Some(values::unregistered_text(config.table.unregistered).to_owned()),
         Name::UnregisteredLimit => Some(config.table.unregistered_limit.to_string()),
         Name::RoutePolicy => Some(values::route_policy_text(config.route_policy).to_owned()),
+        Name::KeyChange => Some(values::key_change_text(config.key_change).to_owned()),
+        Name::MessageRetention => Some(values::retention_text(config.message_retention)),
         Name::WaitersPerDevice => Some(config.waiters.per_device.to_string()),
         Name::WaitersPerCredential => Some(config.waiters_per_credential.to_string()),
         Name::WaitersTotal => Some(config.waiters.total.to_string()),
@@ -155,6 +157,10 @@ fn note(name: Name, settled: &Settled) -> Option<String> {
             Some(format!("API keys: {}", settled.config.api_keys.len()))
         }
         Name::JwtKeyFile => settled.config.tokens.as_ref().map(keys_of_tokens),
+        Name::RpcDefinitions => {
+            let of_file = settled.settings.path(name).ok().flatten();
+            of_file.map(|_| format!("commands: {}", settled.config.definitions.commands().count()))
+        }
         _ => None,
     }
 }
@@ -284,6 +290,7 @@ Settings
   api-key-file            api.keys        fleet.toml:5; API keys: 1
   jwt-key-file            jwt.json        fleet.toml:7; keys of tokens: 1
   jwt-audience            lastroute       fleet.toml:8
+  rpc-definitions         none            default
   udp-listen              [::]:3          flag --udp-listen; overrides fleet.toml:1
   udp-receive-buffer      512KiB          environment LASTROUTE_UDP_RECEIVE_BUFFER
   http-listen             127.0.0.1:8080  default
@@ -291,6 +298,8 @@ Settings
   unregistered            allow           default
   unregistered-limit      16              fleet.toml:2
   route-policy            strict          fleet.toml:6
+  key-change              accept          default
+  message-retention       30d             default
   waiters-per-device      1000            default
   waiters-per-credential  200000          default
   waiters-total           200000          default

@@ -20,6 +20,7 @@ pub(super) enum Name {
     ApiKeyFile,
     JwtKeyFile,
     JwtAudience,
+    RpcDefinitions,
     UdpListen,
     UdpReceiveBuffer,
     HttpListen,
@@ -27,6 +28,8 @@ pub(super) enum Name {
     Unregistered,
     UnregisteredLimit,
     RoutePolicy,
+    KeyChange,
+    MessageRetention,
     WaitersPerDevice,
     WaitersPerCredential,
     WaitersTotal,
@@ -34,13 +37,14 @@ pub(super) enum Name {
 }
 
 impl Name {
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::Config,
         Self::DataDir,
         Self::CloudKeyFile,
         Self::ApiKeyFile,
         Self::JwtKeyFile,
         Self::JwtAudience,
+        Self::RpcDefinitions,
         Self::UdpListen,
         Self::UdpReceiveBuffer,
         Self::HttpListen,
@@ -48,6 +52,8 @@ impl Name {
         Self::Unregistered,
         Self::UnregisteredLimit,
         Self::RoutePolicy,
+        Self::KeyChange,
+        Self::MessageRetention,
         Self::WaitersPerDevice,
         Self::WaitersPerCredential,
         Self::WaitersTotal,
@@ -63,6 +69,7 @@ impl Name {
             Self::ApiKeyFile => "api-key-file",
             Self::JwtKeyFile => "jwt-key-file",
             Self::JwtAudience => "jwt-audience",
+            Self::RpcDefinitions => "rpc-definitions",
             Self::UdpListen => "udp-listen",
             Self::UdpReceiveBuffer => "udp-receive-buffer",
             Self::HttpListen => "http-listen",
@@ -70,6 +77,8 @@ impl Name {
             Self::Unregistered => "unregistered",
             Self::UnregisteredLimit => "unregistered-limit",
             Self::RoutePolicy => "route-policy",
+            Self::KeyChange => "key-change",
+            Self::MessageRetention => "message-retention",
             Self::WaitersPerDevice => "waiters-per-device",
             Self::WaitersPerCredential => "waiters-per-credential",
             Self::WaitersTotal => "waiters-total",

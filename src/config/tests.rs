@@ -30,6 +30,7 @@ impl Site {
         site.write("device.key", DEVICE_ROOT);
         site.write("api.keys", "ik_0123456789abcdef");
         site.write("jwt.json", JWK);
+        site.write("rpc.json", "{\"commands\": {}}");
         site
     }
 
@@ -86,6 +87,7 @@ fn without_any_source_the_defaults_hold() {
     assert_eq!((config.metrics_listen, config.udp_receive_buffer), (None, 64 << 20));
     assert_eq!((config.table.unregistered, config.table.unregistered_limit), (Unregistered::Allow, 100_000));
     assert_eq!(config.route_policy, RoutePolicy::Newest);
+    assert_eq!((config.key_change, config.message_retention), (KeyChange::Accept, Duration::from_secs(30 * 86_400)));
     assert_eq!((config.waiters.per_device, config.waiters.total), (1000, 200_000));
     assert_eq!((config.waiters_per_credential, config.log.as_str()), (200_000, "info"));
     assert!(config.networks.is_empty() && config.devices.is_empty() && config.api_keys.is_empty());
@@ -114,7 +116,7 @@ fn a_tool_shows_the_first_key_of_the_file_that_the_gateway_reads() {
 fn flags_win_over_the_environment_and_that_over_the_file() {
     let site = Site::new(
         "log = \"warn\"\nunregistered-limit = 5\nroute-policy = \"strict\"\nudp-listen = [\"127.0.0.1:1\", \"[::1]:1\"]\n\
-         waiters-total = 9",
+         waiters-total = 9\nkey-change = \"hold\"\nmessage-retention = \"2h\"",
     );
     let environment = [
         ("LASTROUTE_LOG", "debug"),
@@ -131,6 +133,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     let config = Config::load(&flags, variables(&environment)).unwrap();
     assert_eq!((config.log.as_str(), config.table.unregistered_limit, config.waiters.total), ("error", 6, 9));
     assert_eq!(config.route_policy, RoutePolicy::Strict);
+    assert_eq!((config.key_change, config.message_retention), (KeyChange::Hold, Duration::from_secs(7200)));
     assert_eq!(config.udp_listen, ["127.0.0.1:3".parse().unwrap(), "[::]:3".parse().unwrap()]);
     assert_eq!(config.http_listen, "[::1]:80".parse().unwrap());
     let without_flags = Config::load(&site.flags(), variables(&environment)).unwrap();
@@ -206,6 +209,24 @@ fn without_credentials_only_loopback_addresses_serve_the_api() {
         let flags = Flags { http_listen: Some(address.to_owned()), ..site.flags() };
         assert_eq!(Config::load(&flags, []).is_ok(), allowed, "{address}");
     }
+}
+
+#[test]
+fn definitions_of_calls_are_those_of_the_file_over_the_built_in_ones() {
+    let site = Site::new("rpc-definitions = \"rpc.json\"");
+    site.write(
+        "rpc.json",
+        "{\"commands\": {\"9\": {\"name\": \"info\", \"request_params\": [], \"response_params\": []}}}",
+    );
+    let definitions = site.load().definitions;
+    assert_eq!(
+        [definitions.id("info"), definitions.id("reboot"), definitions.id("application_info")],
+        [Some(9), Some(1), None]
+    );
+    site.write("rpc.json", "{\"commands\": {\"9\": {}}}");
+    let error = site.error();
+    assert!(error.starts_with("fleet.toml:1: rpc-definitions: "), "{error}");
+    assert!(error.ends_with("column 21; name a file of the form of the device SDK's rpc.json"), "{error}");
 }
 
 #[test]

@@ -3,12 +3,15 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::ConfigError;
+use crate::duration::duration;
 use crate::id::KeyId;
+use crate::registry::device_keys::KeyChange;
 use crate::table::{RoutePolicy, Unregistered};
 
 /// What is wrong with a value, and what to do about it. Neither part quotes a secret or breaks the line.
@@ -37,6 +40,9 @@ impl fmt::Display for Fault {
 
 /// Sizes a receive buffer may have. The system counts it in a signed 32-bit number, at twice what was asked for.
 const BUFFER_SIZES: std::ops::RangeInclusive<usize> = 4 << 10..=(1 << 30) - 1;
+
+/// How long messages may be kept: no shorter than a person who sent one looks for it.
+const RETENTIONS: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(3650 * 86_400);
 
 /// An IP address and port; IPv6 in brackets.
 pub(super) fn address(text: &str) -> Result<SocketAddr, Fault> {
@@ -119,6 +125,37 @@ pub(super) const fn route_policy_text(value: RoutePolicy) -> &'static str {
     }
 }
 
+/// `accept` or `hold`.
+pub(super) fn key_change(text: &str) -> Result<KeyChange, Fault> {
+    choice(text, [KeyChange::Accept, KeyChange::Hold], key_change_text)
+}
+
+/// What [`key_change`] reads.
+pub(super) const fn key_change_text(value: KeyChange) -> &'static str {
+    match value {
+        KeyChange::Accept => "accept",
+        KeyChange::Hold => "hold",
+    }
+}
+
+/// How long something is kept, with its unit.
+pub(super) fn retention(text: &str) -> Result<Duration, Fault> {
+    let kept = duration(text).ok().filter(|kept| RETENTIONS.contains(kept) && kept.subsec_nanos() == 0);
+    kept.ok_or_else(|| {
+        Fault::new(format!("{text:?} is not a time from 1m to 3650d"), "write a number with its unit, for example 30d")
+    })
+}
+
+/// What [`retention`] reads, in its greatest unit that is whole.
+pub(super) fn retention_text(kept: Duration) -> String {
+    match kept.as_secs() {
+        seconds if seconds.is_multiple_of(86_400) => format!("{}d", seconds / 86_400),
+        seconds if seconds.is_multiple_of(3600) => format!("{}h", seconds / 3600),
+        seconds if seconds.is_multiple_of(60) => format!("{}m", seconds / 60),
+        seconds => format!("{seconds}s"),
+    }
+}
+
 fn choice<T: Copy>(text: &str, choices: [T; 2], name: fn(T) -> &'static str) -> Result<T, Fault> {
     choices.into_iter().find(|choice| name(*choice) == text).ok_or_else(|| {
         let names = choices.map(name).join(" or ");
@@ -181,6 +218,17 @@ mod tests {
             count("0").unwrap_err().to_string(),
             "\"0\" is not a whole number from 1 to 4294967295; write digits alone, for example 100000"
         );
+    }
+
+    #[test]
+    fn a_retention_is_whole_seconds_with_a_unit_and_is_told_in_its_greatest() {
+        for text in ["1m", "61s", "90m", "36h", "30d", "3650d"] {
+            assert_eq!(retention(text).map(retention_text).as_deref(), Ok(text));
+        }
+        assert_eq!(retention("1d 12h").map(retention_text).as_deref(), Ok("36h"));
+        for bad in ["", "30", "59s", "3651d", "90500ms", "-1d"] {
+            assert!(retention(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

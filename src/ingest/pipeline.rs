@@ -1,26 +1,32 @@
 //! One datagram from end to end, as a synchronous function: parse, authenticate, record, wake, answer.
 //!
-//! No socket and no clock: bytes, source and time come in, a [`Disposition`] and perhaps an acknowledgement go out.
+//! No socket and no clock: bytes, source and time come in, a [`Disposition`] and what is to be sent in answer go out. Who
+//! waits for a packet is woken by [`Pipeline::wake`], once the answers of a batch have left.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crate::auth::Refusal;
 use crate::auth::keys::{Interface, KeyRing};
 use crate::auth::nonce::OwnNonces;
 use crate::auth::{Authenticator, Verified};
 use crate::clock::Timestamp;
-use crate::id::DeviceId;
-use crate::metrics::{Disposition, Tally};
+use crate::downlink::Downlinks;
+use crate::id::{Cursor, DeviceId, KeyId};
+use crate::metrics::{Disposition, DownlinkKind, Tally};
 use crate::table::accept::{Acceptance, Accepted};
-use crate::table::route::{Outcome, Path, Relaying, canonical};
+use crate::table::route::{Counted, Outcome, Path, Relaying, canonical};
+use crate::table::sending::{Receipt, Via};
 use crate::table::{RoutePolicy, RouteTable};
 use crate::waiters::Waiters;
 use crate::wire::container::{self, Content, Entry};
 use crate::wire::control;
 use crate::wire::frame::{Flags, Frame, Header, Layout, PacketType};
 
+use super::answering::Came;
 use super::moves::{Move, MoveLog};
 pub use super::refusals::RefusalLog;
+use super::replies::Replies;
 
 /// What all ingest threads share.
 #[derive(Debug)]
@@ -31,8 +37,10 @@ pub struct Core {
     pub table: Arc<RouteTable>,
     /// Who waits for whom.
     pub waiters: Arc<Waiters>,
+    /// What waits to be sent, and what was sent and is not answered.
+    pub downlinks: Arc<Downlinks>,
     /// The nonces of our own downlinks.
-    pub nonces: OwnNonces,
+    pub nonces: Arc<OwnNonces>,
     /// What may move a route.
     pub policy: RoutePolicy,
     /// What was refused, for the log.
@@ -44,7 +52,7 @@ pub struct Core {
 impl Core {
     /// What authentic packets are judged with.
     fn acceptance(&self) -> Acceptance<'_> {
-        let nonces = Some(&self.nonces);
+        let nonces = Some(&*self.nonces);
         Acceptance { keys: &self.keys, keyed: None, table: &self.table, nonces, policy: self.policy }
     }
 }
@@ -58,6 +66,8 @@ pub struct Datagram<'a> {
     pub truncated: bool,
     /// Where it came from.
     pub source: SocketAddr,
+    /// Which way it came in.
+    pub via: Via,
     /// When it was read.
     pub at: Timestamp,
 }
@@ -65,12 +75,14 @@ pub struct Datagram<'a> {
 /// Takes in datagrams, for one thread.
 #[derive(Debug)]
 pub struct Pipeline {
-    core: Arc<Core>,
-    authenticator: Authenticator,
+    pub(super) core: Arc<Core>,
+    pub(super) authenticator: Authenticator,
     /// Devices that the datagrams of the present batch claim to be from.
     claimed: Vec<DeviceId>,
     /// Where sealed entries of containers are opened.
     scratch: Vec<u8>,
+    /// What counted since those who wait for it were woken.
+    heard: Vec<(DeviceId, Cursor)>,
     /// What happened since the thread last published it.
     pub tally: Tally,
 }
@@ -80,13 +92,13 @@ struct Taken {
     disposition: Disposition,
     /// The rule, or the step of rule R4, that decided, where the disposition does not say.
     rule: Option<&'static str>,
-    /// The sequence of the acknowledgement it asks for, if it counted.
-    ack_sequence: Option<u16>,
+    /// Of one that counted.
+    counted: Option<Counted>,
 }
 
 impl Taken {
     const fn refused(disposition: Disposition) -> Self {
-        Self { disposition, rule: None, ack_sequence: None }
+        Self { disposition, rule: None, counted: None }
     }
 }
 
@@ -98,6 +110,7 @@ impl Pipeline {
             authenticator: Authenticator::default(),
             claimed: Vec::new(),
             scratch: Vec::with_capacity(crate::wire::MAX_DATAGRAM),
+            heard: Vec::new(),
             tally: Tally::default(),
         }
     }
@@ -109,11 +122,12 @@ impl Pipeline {
         self.core.table.prefetch(&self.claimed);
     }
 
-    /// Takes in one datagram. If it is to be acknowledged, the acknowledgement is appended to `reply`, to be sent to the
-    /// datagram's source from the address it arrived at (rule R7).
-    pub fn take(&mut self, datagram: Datagram<'_>, reply: &mut Vec<u8>) -> Disposition {
+    /// Takes in one datagram. What is to be sent now is then in `replies`, and nothing else, in order: mostly to the datagram's
+    /// source, the way it came in (rule R7).
+    pub fn take(&mut self, datagram: Datagram<'_>, replies: &mut Replies) -> Disposition {
+        replies.begin();
         let (source, at, len) = (datagram.source, datagram.at, datagram.bytes.len());
-        let taken = self.datagram(datagram, reply);
+        let taken = self.datagram(datagram, replies);
         self.tally.datagram(taken.disposition);
         if taken.disposition != Disposition::Accepted {
             self.core.refusals.note(taken.disposition, taken.rule, source, len, at);
@@ -121,8 +135,17 @@ impl Pipeline {
         taken.disposition
     }
 
-    fn datagram(&mut self, datagram: Datagram<'_>, reply: &mut Vec<u8>) -> Taken {
-        let Datagram { bytes, truncated, source, at } = datagram;
+    /// Wakes those who wait for what counted since the last time.
+    pub fn wake(&mut self) {
+        for (device, cursor) in self.heard.drain(..) {
+            let organisation = || self.core.table.registration(device).map(|registration| registration.organisation);
+            self.core.waiters.heard(device, cursor, organisation);
+        }
+    }
+
+    fn datagram(&mut self, datagram: Datagram<'_>, replies: &mut Replies) -> Taken {
+        let Datagram { bytes, truncated, source, via, at } = datagram;
+        let len = bytes.len();
         if truncated {
             return Taken::refused(Disposition::Oversize);
         }
@@ -130,41 +153,52 @@ impl Pipeline {
             Ok(frame) => frame,
             Err(error) => return Taken::refused(error.into()),
         };
+        let key_id = frame.header().key_id;
         let verified = match self.authenticator.open(&self.core.keys, frame, Interface::Udp, at) {
             Ok(verified) => verified,
-            Err(refusal) => return Taken::refused(refusal.into()),
+            Err(refusal) => return self.not_opened(refusal, key_id, at, replies),
         };
-        let taken = self.packet(&verified, &Path::Direct(source), at);
-        if taken.disposition == Disposition::Accepted {
-            if let Some(sequence) = taken.ack_sequence {
-                self.acknowledge(&verified, sequence, at, reply);
+        // No datagram is longer: it would not have been parsed.
+        let receipt = Receipt { at, via, len: u16::try_from(len).unwrap_or(u16::MAX) };
+        let came = Came { verified: &verified, path: &Path::Direct(source), receipt };
+        let taken = self.packet(&came);
+        if let Some(counted) = &taken.counted {
+            if !counted.proved_address {
+                replies.limit(len);
             }
+            self.answer(&came, counted, replies);
             if verified.header().packet_type == PacketType::RECEIVED_EPACKET {
-                self.container(&verified, source, at);
+                self.container(&came, replies);
             }
         }
         taken
     }
 
+    fn not_opened(&mut self, refusal: Refusal, key_id: KeyId, at: Timestamp, replies: &mut Replies) -> Taken {
+        if let Refusal::UnknownDevice(device_id) | Refusal::UnknownKey { device_id, .. } = refusal {
+            self.miss_key(device_id, key_id, at, replies);
+        }
+        Taken::refused(refusal.into())
+    }
+
     /// An authentic packet: rules R1 to R5 and R9.
-    fn packet(&mut self, verified: &Verified<'_>, path: &Path, at: Timestamp) -> Taken {
+    fn packet(&mut self, came: &Came<'_>) -> Taken {
+        let Came { verified, path, receipt } = *came;
         let device_id = verified.header().device_id;
-        let accepted = self.core.acceptance().accept(verified, path, at);
+        let accepted = self.core.acceptance().accept(verified, path, receipt);
         let disposition = accepted.disposition();
         match accepted {
             Accepted::Recorded { outcome: Outcome::Counted(counted), malformed } => {
-                let organisation =
-                    || self.core.table.registration(device_id).map(|registration| registration.organisation);
-                self.core.waiters.heard(device_id, counted.cursor, organisation);
+                self.heard.push((device_id, counted.cursor));
                 self.tally.malformed_tdf += u64::from(malformed);
                 if let Some(from) = counted.moved_from {
-                    self.moved(verified, from, path.source(), at);
+                    self.moved(verified, from, path.source(), receipt.at);
                 }
                 tracing::debug!(
                     device = %device_id, kind = verified.header().packet_type.name(), source = %path.source(),
                     rule = counted.step.name(), route = counted.change.name(), "packet"
                 );
-                Taken { disposition, rule: Some(counted.step.name()), ack_sequence: counted.ack_sequence }
+                Taken { disposition, rule: Some(counted.step.name()), counted: Some(counted) }
             }
             Accepted::Recorded { outcome: Outcome::Refused(step), .. } => {
                 Taken { rule: Some(step.name()), ..Taken::refused(disposition) }
@@ -183,9 +217,12 @@ impl Pipeline {
     }
 
     /// Rule R7: at the level and by the key of the packet that asks, with the gateway's true time.
-    fn acknowledge(&mut self, verified: &Verified<'_>, sequence: u16, at: Timestamp, reply: &mut Vec<u8>) {
-        let asking = verified.header();
-        let gps_time = at.gps();
+    pub(super) fn acknowledge(&mut self, came: &Came<'_>, sequence: u16, replies: &mut Replies) {
+        let (asking, gps_time) = (came.verified.header(), came.receipt.at.gps());
+        if !self.core.may_seal(came.receipt.at) {
+            self.tally.acks_held_back += 1;
+            return;
+        }
         let header = Header {
             packet_type: PacketType::ACK,
             flags: Flags(asking.flags.0 & Flags::DEVICE_KEY),
@@ -197,50 +234,69 @@ impl Pipeline {
         };
         let payload = control::ack(asking.sequence);
         let (keys, layout) = (&self.core.keys, Layout::Unversioned);
-        if let Err(refusal) = self.authenticator.seal(keys, &header, layout, Interface::Udp, &payload, reply) {
-            // The key opened the packet a moment ago, so it was removed since.
-            tracing::debug!(device = %asking.device_id, %refusal, "not acknowledged");
-        }
+        let seal = |out: &mut Vec<u8>| self.authenticator.seal(keys, &header, layout, Interface::Udp, &payload, out);
+        // The key that just opened a packet seals its answer, unless it was removed in between: then nothing is said.
+        let _ = replies.push(came.path.source(), came.receipt.via, DownlinkKind::Ack, seal);
     }
 
     /// The packets of other devices that a relay passes on. A malformed container stands up to its fault (rule R0).
-    fn container(&mut self, outer: &Verified<'_>, source: SocketAddr, at: Timestamp) {
-        for entry in container::entries(outer.payload()) {
+    fn container(&mut self, outer: &Came<'_>, replies: &mut Replies) {
+        for entry in container::entries(outer.verified.payload()) {
             match entry {
                 Ok(entry) => {
-                    let disposition = self.entry(outer, &entry, source, at);
+                    let disposition = self.entry(outer, &entry, replies);
                     self.tally.entry(disposition);
                 }
                 Err(error) => {
                     self.tally.malformed_containers += 1;
-                    tracing::debug!(relay = %outer.header().device_id, %error, "malformed container");
+                    tracing::debug!(relay = %outer.verified.header().device_id, %error, "malformed container");
                 }
             }
         }
     }
 
-    fn entry(&mut self, outer: &Verified<'_>, entry: &Entry<'_>, source: SocketAddr, at: Timestamp) -> Disposition {
+    fn entry(&mut self, outer: &Came<'_>, entry: &Entry<'_>, replies: &mut Replies) -> Disposition {
         let Some(interface) = Interface::heard_on(entry.interface) else { return Disposition::UnknownInterface };
-        let path = Path::Relayed(Relaying::by(outer, entry, source));
+        let (verified, receipt) = (outer.verified, outer.receipt);
+        let path = Path::Relayed(Relaying::by(verified, entry, outer.path.source()));
         match entry.content {
             Content::Opened { header, payload } => {
-                self.packet(&Verified::on_word_of(outer, header, payload), &path, at).disposition
+                let verified = &Verified::on_word_of(verified, header, payload);
+                self.relayed(&Came { verified, path: &path, receipt }, replies)
             }
-            Content::Sealed(bytes) => self.sealed_entry(bytes, interface, &path, at),
+            Content::Sealed(bytes) => self.sealed_entry(bytes, interface, &path, receipt, replies),
         }
     }
 
-    fn sealed_entry(&mut self, bytes: &[u8], interface: Interface, path: &Path, at: Timestamp) -> Disposition {
+    fn relayed(&mut self, came: &Came<'_>, replies: &mut Replies) -> Disposition {
+        let taken = self.packet(came);
+        if let Some(counted) = &taken.counted {
+            self.answer(came, counted, replies);
+        }
+        taken.disposition
+    }
+
+    fn sealed_entry(
+        &mut self,
+        bytes: &[u8],
+        interface: Interface,
+        path: &Path,
+        receipt: Receipt,
+        replies: &mut Replies,
+    ) -> Disposition {
         // Taken out of `self` while the packet borrows it.
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         scratch.extend_from_slice(bytes);
         let disposition = match Frame::parse(&mut scratch, Layout::Versioned) {
             Err(error) => error.into(),
-            Ok(frame) => match self.authenticator.open(&self.core.keys, frame, interface, at) {
-                Ok(verified) => self.packet(&verified, path, at).disposition,
-                Err(refusal) => refusal.into(),
-            },
+            Ok(frame) => {
+                let key_id = frame.header().key_id;
+                match self.authenticator.open(&self.core.keys, frame, interface, receipt.at) {
+                    Ok(verified) => self.relayed(&Came { verified: &verified, path, receipt }, replies),
+                    Err(refusal) => self.not_opened(refusal, key_id, receipt.at, replies).disposition,
+                }
+            }
         };
         self.scratch = scratch;
         disposition

@@ -83,6 +83,68 @@ impl Disposition {
     }
 }
 
+/// What a downlink is for: the `kind` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DownlinkKind {
+    /// Acknowledges a packet.
+    Ack,
+    /// Asks whether a device is reached at an address.
+    Echo,
+    /// Asks a device for its keys.
+    KeyQuestion,
+    /// A message.
+    Intent,
+    /// Data of a call.
+    Data,
+}
+
+impl DownlinkKind {
+    /// Every kind, in the order of the counters.
+    pub const ALL: [Self; 5] = [Self::Ack, Self::Echo, Self::KeyQuestion, Self::Intent, Self::Data];
+
+    /// The metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Ack => "ack",
+            Self::Echo => "echo",
+            Self::KeyQuestion => "key_question",
+            Self::Intent => "intent",
+            Self::Data => "data",
+        }
+    }
+}
+
+/// Why nothing was made of what a device sent for a call: the `reason` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RefusedAnswer {
+    /// Cut inside its header.
+    Truncated,
+    /// It belongs to no call that is remembered.
+    Unknown,
+    /// It is at a lower level than its call, or answers to another command: whoever made it did not see the call.
+    Forged,
+    /// There is no room for its data, or it lies beyond what is wanted.
+    NoRoom,
+    /// The device cannot answer the question for its keys.
+    Declined,
+}
+
+impl RefusedAnswer {
+    /// Every reason, in the order of the counters.
+    pub const ALL: [Self; 5] = [Self::Truncated, Self::Unknown, Self::Forged, Self::NoRoom, Self::Declined];
+
+    /// The metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Truncated => "truncated",
+            Self::Unknown => "unknown",
+            Self::Forged => "forged",
+            Self::NoRoom => "no_room",
+            Self::Declined => "declined",
+        }
+    }
+}
+
 /// What one ingest thread counted since it last published: plain numbers, so that a packet costs no atomic operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -90,12 +152,16 @@ pub struct Tally {
     pub datagrams: [u64; Disposition::ALL.len()],
     /// Container entries by disposition.
     pub entries: [u64; Disposition::ALL.len()],
+    /// Downlinks handed to the kernel, by kind.
+    pub sent: [u64; DownlinkKind::ALL.len()],
+    /// Downlinks the kernel did not take, by kind.
+    pub send_failed: [u64; DownlinkKind::ALL.len()],
+    /// What devices sent for a call and nothing was made of, by reason.
+    pub answers_refused: [u64; RefusedAnswer::ALL.len()],
     /// Routes moved to another address.
     pub route_moves: u64,
-    /// Acknowledgements handed to the kernel.
-    pub acks_sent: u64,
-    /// Acknowledgements the kernel did not take.
-    pub acks_failed: u64,
+    /// Acknowledgements that were asked for while nothing may be sealed.
+    pub acks_held_back: u64,
     /// Authentic containers that end in a fault.
     pub malformed_containers: u64,
     /// Authentic TDF packets that end in a fault.
@@ -116,10 +182,21 @@ impl Tally {
     pub fn entry(&mut self, disposition: Disposition) {
         self.entries[disposition as usize] += 1;
     }
+
+    /// Acknowledgements handed to the kernel.
+    pub const fn acks_sent(&self) -> u64 {
+        self.sent[DownlinkKind::Ack as usize]
+    }
+
+    /// Acknowledgements the kernel did not take.
+    pub const fn acks_failed(&self) -> u64 {
+        self.send_failed[DownlinkKind::Ack as usize]
+    }
 }
 
-/// Bounds of [`Counters::batches`]. A full batch takes about 30 microseconds, and several times that with acknowledgements
-/// (docs/performance.md). What takes milliseconds was held up: by another process, a lock, or a log that is not read.
+/// Bounds of [`Counters::batches`] and [`Counters::releases`]. A full batch takes about 30 microseconds, and several times that
+/// with acknowledgements (docs/performance.md). What takes milliseconds was held up: by another process, a lock, or a log that
+/// is not read.
 pub const BATCH_BOUNDS: [Duration; 13] = [
     Duration::from_micros(10),
     Duration::from_micros(25),
@@ -137,7 +214,7 @@ pub const BATCH_BOUNDS: [Duration; 13] = [
 ];
 
 macro_rules! counters {
-    ($($field:ident),*) => {
+    ($($field:ident),*; $($array:ident of $labels:ident),*) => {
         /// The published counters of one ingest thread.
         ///
         /// Only that thread writes them, once a batch; a scrape reads them. Aligned so that two threads never share a
@@ -145,11 +222,13 @@ macro_rules! counters {
         #[derive(Debug)]
         #[repr(align(128))]
         pub struct Counters {
-            /// How long each received batch took, from the end of the receive call to the last acknowledgement. Written once
-            /// a batch, by the same thread.
+            /// How long each received batch took, from the end of the receive call to the last answer. Written once a batch, by
+            /// the same thread.
             pub batches: Histogram<{ BATCH_BOUNDS.len() }>,
-            datagrams: [AtomicU64; Disposition::ALL.len()],
-            entries: [AtomicU64; Disposition::ALL.len()],
+            /// How long it took from the end of the receive call that brought a packet until what waited for its device was
+            /// handed to the kernel. Written once a batch, by the same thread.
+            pub releases: Histogram<{ BATCH_BOUNDS.len() }>,
+            $($array: [AtomicU64; $labels::ALL.len()],)*
             $($field: AtomicU64,)*
         }
 
@@ -157,8 +236,8 @@ macro_rules! counters {
             fn default() -> Self {
                 Self {
                     batches: Histogram::new(&BATCH_BOUNDS),
-                    datagrams: Default::default(),
-                    entries: Default::default(),
+                    releases: Histogram::new(&BATCH_BOUNDS),
+                    $($array: Default::default(),)*
                     $($field: Default::default(),)*
                 }
             }
@@ -172,12 +251,7 @@ macro_rules! counters {
                         to.store(to.load(Ordering::Relaxed) + more, Ordering::Relaxed);
                     }
                 };
-                for (to, more) in self.datagrams.iter().zip(tally.datagrams) {
-                    add(to, more);
-                }
-                for (to, more) in self.entries.iter().zip(tally.entries) {
-                    add(to, more);
-                }
+                $(self.$array.iter().zip(tally.$array).for_each(|(to, more)| add(to, more));)*
                 $(add(&self.$field, tally.$field);)*
                 *tally = Tally::default();
             }
@@ -186,8 +260,7 @@ macro_rules! counters {
             pub fn read(&self) -> Tally {
                 let load = |from: &AtomicU64| from.load(Ordering::Relaxed);
                 Tally {
-                    datagrams: self.datagrams.each_ref().map(load),
-                    entries: self.entries.each_ref().map(load),
+                    $($array: self.$array.each_ref().map(load),)*
                     $($field: load(&self.$field),)*
                 }
             }
@@ -196,8 +269,7 @@ macro_rules! counters {
         impl std::iter::Sum for Tally {
             fn sum<I: Iterator<Item = Self>>(tallies: I) -> Self {
                 tallies.fold(Self::default(), |mut sum, more| {
-                    sum.datagrams.iter_mut().zip(more.datagrams).for_each(|(to, more)| *to += more);
-                    sum.entries.iter_mut().zip(more.entries).for_each(|(to, more)| *to += more);
+                    $(sum.$array.iter_mut().zip(more.$array).for_each(|(to, more)| *to += more);)*
                     $(sum.$field += more.$field;)*
                     sum
                 })
@@ -206,7 +278,11 @@ macro_rules! counters {
     };
 }
 
-counters!(route_moves, acks_sent, acks_failed, malformed_containers, malformed_tdf, receives, kernel_drops);
+counters!(
+    route_moves, acks_held_back, malformed_containers, malformed_tdf, receives, kernel_drops;
+    datagrams of Disposition, entries of Disposition, sent of DownlinkKind, send_failed of DownlinkKind,
+    answers_refused of RefusedAnswer
+);
 
 #[cfg(test)]
 mod tests {
@@ -219,6 +295,12 @@ mod tests {
             assert!(Disposition::ALL[..index].iter().all(|other| other.label() != disposition.label()));
         }
         assert_eq!(Disposition::ALL[Disposition::DATAGRAM], Disposition::BadVersion);
+        for (index, kind) in DownlinkKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, index);
+        }
+        for (index, reason) in RefusedAnswer::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
     }
 
     #[test]
@@ -228,12 +310,13 @@ mod tests {
             let mut tally = Tally { route_moves: 3, ..Tally::default() };
             tally.datagram(Disposition::BadTag);
             tally.entry(Disposition::BadVersion);
+            tally.sent[DownlinkKind::Data as usize] += 2;
             counters.publish(&mut tally);
             assert_eq!(tally, Tally::default());
             let read = counters.read();
             assert_eq!(read.datagrams[Disposition::BadTag as usize], round);
             assert_eq!(read.entries[Disposition::BadVersion as usize], round);
-            assert_eq!(read.route_moves, 3 * round);
+            assert_eq!((read.route_moves, read.sent), (3 * round, [0, 0, 0, 0, 2 * round]));
             assert_eq!([read.clone(), read].into_iter().sum::<Tally>().route_moves, 6 * round);
         }
     }

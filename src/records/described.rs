@@ -4,11 +4,54 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{AdditionalProperties, Object, ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::{Key32, McuId, NetworkId};
+use super::message::MessageStatus;
+use super::{Base64, Key32, McuId, NetworkId};
 use crate::id::{Cursor, DeviceId, KeyId};
+use crate::wire::container::RouteInterface;
 
 /// How [`super::Metadata`] is described.
 pub(super) struct DeviceMetadata;
+
+/// One of `values`.
+pub(crate) fn one_of(values: &[&str]) -> ObjectBuilder {
+    Object::builder().schema_type(Type::String).enum_values(Some(values.iter().copied()))
+}
+
+/// The medium of a packet.
+pub(crate) fn route_type() -> Object {
+    one_of(
+        &[
+            RouteInterface::BtAdv,
+            RouteInterface::BtCentral,
+            RouteInterface::BtPeripheral,
+            RouteInterface::Hci,
+            RouteInterface::Serial,
+            RouteInterface::Udp,
+            RouteInterface::Unknown(u8::MAX),
+        ]
+        .map(RouteInterface::name),
+    )
+    .build()
+}
+
+/// The kind of a Bluetooth address.
+pub(crate) fn bt_address_type() -> Object {
+    one_of(&["public", "random", "unknown"]).build()
+}
+
+/// How far a message has come.
+pub(super) fn message_status() -> Object {
+    one_of(&MessageStatus::ALL.map(MessageStatus::name)).build()
+}
+
+/// Fields of a call.
+pub(super) fn params() -> Object {
+    Object::builder()
+        .schema_type(Type::Object)
+        .description(Some("Fields by name. Numbers are decimal texts, structures are objects."))
+        .additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(true)))
+        .build()
+}
 
 impl PartialSchema for DeviceId {
     fn schema() -> RefOr<Schema> {
@@ -50,6 +93,16 @@ impl PartialSchema for Key32 {
     }
 }
 
+impl PartialSchema for Base64 {
+    fn schema() -> RefOr<Schema> {
+        text("Standard base64 with padding.")
+            .pattern(Some("^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"))
+            .content_encoding("base64")
+            .examples(["AAEC"])
+            .into()
+    }
+}
+
 impl PartialSchema for NetworkId {
     fn schema() -> RefOr<Schema> {
         Object::builder()
@@ -79,6 +132,7 @@ impl ToSchema for DeviceId {}
 impl ToSchema for Cursor {}
 impl ToSchema for McuId {}
 impl ToSchema for Key32 {}
+impl ToSchema for Base64 {}
 impl ToSchema for NetworkId {}
 impl ToSchema for DeviceMetadata {}
 

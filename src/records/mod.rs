@@ -4,6 +4,9 @@
 //! An absent value is left out: `null` breaks clients, and is refused where it comes in.
 
 mod described;
+pub mod message;
+pub mod route;
+pub mod rpc;
 mod text;
 mod transfer;
 
@@ -17,7 +20,8 @@ use crate::id::DeviceId;
 use crate::status::Time;
 use crate::wire::tdf::Version;
 use described::DeviceMetadata;
-pub use text::{Key32, McuId, NetworkId, TextError};
+pub(crate) use described::{one_of, route_type};
+pub use text::{Base64, Key32, McuId, NetworkId, TextError};
 pub use transfer::{ExportedDevice, ImportFailure, ImportOutcome, MAX_IMPORT};
 
 /// Free names with a text each.
@@ -259,7 +263,7 @@ pub struct NewDevice {
     /// What is said of its state.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub initial_device_state: Option<NewDeviceState>,
-    /// The public key of a device whose firmware holds this gateway's. At most one key is given (rule R12).
+    /// The public key of a device whose firmware holds this gateway's: beside `deviceRootKey` as a second one (rule R12).
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub device_public_key: Option<Key32>,
     /// The secret that the device shares with somebody else's cloud.
@@ -267,7 +271,8 @@ pub struct NewDevice {
     pub device_root_key: Option<Key32>,
 }
 
-/// The request of `PUT /device/deviceId/{deviceId}/key`: exactly one of the two (rule R12).
+/// The request of `PUT /device/deviceId/{deviceId}/key`: one of the two, or both if the firmware holds this gateway's public key
+/// beside that of another cloud (rule R12).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GivenKey {

@@ -19,6 +19,9 @@ pub enum TextError {
     /// Not 32 bytes in base64.
     #[error("a key is 32 bytes in base64: 44 characters, the last one =")]
     Key,
+    /// Not base64.
+    #[error("bytes are standard base64 with padding, for example AAEC")]
+    Base64,
     /// Not a 24-bit number.
     #[error("a network id is a whole number from 0 to {}", KeyId::MAX)]
     NetworkId,
@@ -83,11 +86,23 @@ impl FromStr for Key32 {
     }
 }
 
+impl FromStr for Base64 {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        STANDARD.decode(text).map(Self).map_err(|_| TextError::Base64)
+    }
+}
+
 impl fmt::Debug for Key32 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
 }
+
+/// Bytes, whose text is standard base64 with padding.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Base64(pub Vec<u8>);
 
 /// What the packets of a network carry as their key id, a number in the REST contract.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -119,6 +134,12 @@ impl Serialize for Key32 {
     }
 }
 
+impl Serialize for Base64 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(&self.0))
+    }
+}
+
 impl<'de> Deserialize<'de> for McuId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         parsed(deserializer, "an MCU id")
@@ -128,6 +149,12 @@ impl<'de> Deserialize<'de> for McuId {
 impl<'de> Deserialize<'de> for Key32 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         parsed(deserializer, "a key of 32 bytes in base64")
+    }
+}
+
+impl<'de> Deserialize<'de> for Base64 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        parsed(deserializer, "bytes in base64")
     }
 }
 
@@ -179,6 +206,17 @@ mod tests {
         for bad in ["", "AAEC", &text[..43], &format!("{text}="), &text.replace('A', "-")] {
             let error = serde_json::from_str::<Key32>(&format!("\"{bad}\"")).unwrap_err().to_string();
             assert!(error.starts_with("a key is 32 bytes in base64"), "{error}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_base64_with_padding() {
+        for (text, bytes) in [("", &b""[..]), ("AAEC", &[0, 1, 2]), ("+/8=", &[0xfb, 0xff])] {
+            assert_eq!(text.parse(), Ok(Base64(bytes.to_vec())));
+            assert_eq!(serde_json::to_string(&Base64(bytes.to_vec())).unwrap(), format!("\"{text}\""));
+        }
+        for bad in ["A", "AA", "-_8=", "AAEC\n", " AAEC"] {
+            assert_eq!(bad.parse::<Base64>(), Err(TextError::Base64), "{bad}");
         }
     }
 

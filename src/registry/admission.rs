@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::database::{Connection, Engine, from_device_id, from_json, to_32, to_device_id};
 use super::device_rows::{CHUNK, Query, push_list};
 use super::error::{Conflict, RegistryError};
-use super::rules::{BoardRules, GivenDeviceKey, no_board, rule};
+use super::rules::{BoardRules, GivenDeviceKey, SecondKey, no_board, rule};
 use crate::auth::keys::RootKey;
 use crate::id::DeviceId;
 use crate::records::{Metadata, NewDevice, NewDeviceState};
@@ -25,6 +25,7 @@ struct Stored {
     initial_state: Option<NewDeviceState>,
     key_public: Option<Vec<u8>>,
     key_root: Option<RootKey>,
+    second_public: Option<Vec<u8>>,
 }
 
 /// What a batch of new devices is judged by.
@@ -222,7 +223,8 @@ impl Admission {
 }
 
 /// What [`Stored::read`] reads after the id and the hardware.
-const STORED: &str = ", organisation, board, metadata, initial_state, key_public, key_root";
+const STORED: &str = ", organisation, board, metadata, initial_state, key_public, key_root, \
+                      second_public";
 
 impl Stored {
     fn read(row: &<Engine as sqlx::Database>::Row) -> Result<Self, sqlx::Error> {
@@ -236,13 +238,16 @@ impl Stored {
             initial_state: initial_state.map(from_json).transpose()?,
             key_public: row.try_get(7)?,
             key_root: key_root.map(to_32).transpose()?.map(RootKey::new),
+            second_public: row.try_get(9)?,
         })
     }
 
-    /// Whether the key is the same one, given in the same way.
+    /// Whether the keys that are given are the same ones, given in the same way.
     fn has_key(&self, key: &GivenDeviceKey) -> bool {
+        let has_second = |second: &SecondKey| self.second_public.as_deref() == Some(second.public.as_slice());
         self.key_public.as_deref() == key.public.as_ref().map(<[u8; 32]>::as_slice)
             && self.key_root.as_ref().map(RootKey::bytes) == Some(key.key.root.bytes())
+            && key.second.as_ref().is_none_or(has_second)
     }
 }
 

@@ -32,7 +32,10 @@ pub(super) type Connection = <Engine as sqlx::Database>::Connection;
 const FILE: &str = "registry.sqlite3";
 
 /// All forms the database has had, the first one first. One that was released never changes.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "registry", include_str!("migrations/0001_registry.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "registry", include_str!("migrations/0001_registry.sql")),
+    (2, "messages", include_str!("migrations/0002_messages.sql")),
+];
 
 /// Connections that read at once, so that a long list does not hold up short reads. Each has a thread, and pages of its own
 /// in memory.
@@ -51,6 +54,10 @@ const LOG_PAGES: &str = "65536";
 
 /// Bytes of the write-ahead log that stay when it is emptied.
 const LOG_BYTES: &str = "67108864";
+
+/// The query for the bytes that the database has in use.
+pub(super) const SIZE: &str = "SELECT (page_count - freelist_count) * page_size \
+                               FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()";
 
 /// Rows on their way from the thread of a connection to who asked. With the usual 50, all devices are read half as fast.
 const ROWS: usize = 1024;
@@ -454,7 +461,7 @@ mod tests {
         };
         let device = |id: u32, mcu_id: &str| {
             let ids = format!("NULL, randomblob(16), 1, 1, 1, 1, {id}, 'soc', '{mcu_id}'");
-            format!("INSERT INTO device VALUES ({ids}, '{{}}', NULL, '{{}}', 1, NULL, NULL, NULL)")
+            format!("INSERT INTO device VALUES ({ids}, '{{}}', NULL, '{{}}', 1, NULL, NULL, NULL, 0, NULL, NULL, 0)")
         };
         let metadata = |device: u32| format!("INSERT INTO device_metadata VALUES ({device}, 1, 'a', 'b', 1)");
         for (first, second, unique) in [
@@ -483,7 +490,7 @@ mod tests {
         assert_eq!(
             refused,
             format!(
-                "{} was made by a later version of lastroute: it has the form 9, this version knows up to 1; start that \
+                "{} was made by a later version of lastroute: it has the form 9, this version knows up to 2; start that \
                  version, or name another --data-dir",
                 directory.path().join(FILE).display()
             )

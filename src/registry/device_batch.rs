@@ -14,6 +14,7 @@ use super::live::Known;
 use super::open::application;
 use super::rules::{self, BoardRules, GivenDeviceKey, given_key};
 use super::{DeviceRecord, Imported, Registrar, Registry, RegistryError};
+use crate::auth::keys::KeyPair;
 use crate::id::DeviceId;
 use crate::records::{Device, GivenKey, Metadata, NewDevice};
 use crate::status::Time;
@@ -162,7 +163,7 @@ impl Registry {
         let numbered: Vec<_> = numbers(&mut change, &fresh).await?.zip(&fresh).collect();
         let metadata: Vec<_> = numbered.iter().map(|(n, row)| (*n, row.board, &row.new.metadata)).collect();
         insert_metadata(&mut change, &metadata).await?;
-        let known = numbered.iter().map(|(n, row)| row.known(*n, Time(now)));
+        let known = numbered.iter().map(|(n, row)| row.known(*n, Time(now), &self.live.cloud_keys));
         let known: Vec<_> = known.collect::<Result<_, _>>()?;
         let records = fresh.iter().map(|fresh| fresh.record(Time(now))).collect();
         let live = self.live.clone();
@@ -188,12 +189,12 @@ impl Fresh<'_> {
         DeviceRecord { device, state_updated_at: now, state }
     }
 
-    fn known(&self, n: i64, now: Time) -> Result<Known, sqlx::Error> {
+    fn known(&self, n: i64, now: Time, cloud_keys: &KeyPair) -> Result<Known, sqlx::Error> {
         let (organisation, record) = (to_number(self.organisation)?, to_number(n)?);
         Ok(Known {
             device_id: self.device_id,
             registration: Registration { at: now.0, organisation, record },
-            key: self.key.as_ref().map(|key| key.key.clone()),
+            keys: self.key.as_ref().map(|key| key.in_force(cloud_keys)),
             application: self.new.initial_device_state.as_ref().and_then(application),
         })
     }
@@ -245,7 +246,8 @@ async fn insert(connection: &mut Connection, rows: &[Fresh<'_>], now: Time) -> R
     let texts: Vec<_> = texts.collect::<Result<_, sqlx::Error>>()?;
     let mut query = Query::new(
         "INSERT INTO device (id, created_at, updated_at, organisation, board, device_id, soc, mcu_id, metadata, \
-         initial_state, state, state_updated_at, key_public, key_root, key_id) ",
+         initial_state, state, state_updated_at, key_public, key_root, key_id, \
+         second_public, second_root) ",
     );
     let at = from_time(now.0);
     query.push_values(rows.iter().zip(&texts), |mut row, (fresh, (metadata, state))| {
@@ -257,6 +259,8 @@ async fn insert(connection: &mut Connection, rows: &[Fresh<'_>], now: Time) -> R
         row.push_bind(key.and_then(|key| key.public).map(Vec::from));
         row.push_bind(key.map(|key| &key.key.root.bytes()[..]));
         row.push_bind(key.and_then(|key| key.key.key_id).map(|id| i64::from(id.get())));
+        let second = key.and_then(|key| key.second.as_ref());
+        row.push_bind(second.map(|second| &second.public[..])).push_bind(second.map(|second| &second.root.bytes()[..]));
     });
     query.build().execute(connection).await?;
     Ok(())

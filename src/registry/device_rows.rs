@@ -14,10 +14,15 @@ pub(super) type Query = QueryBuilder<Engine>;
 /// Values in one list of a query. More make it no faster, and the engine remembers how it runs a list of this length.
 pub(super) const CHUNK: usize = 500;
 
-/// What [`record`] reads.
-const SELECT: &str = "SELECT d.id, d.created_at, d.updated_at, d.mcu_id, b.id, o.id, d.device_id, d.metadata, \
-                      d.initial_state, d.state_updated_at, d.state, d.n, d.board, d.organisation FROM device d \
-                      JOIN board b ON b.n = d.board JOIN organisation o ON o.n = d.organisation WHERE ";
+/// What [`stored`] reads, in front of all else.
+pub(super) const COLUMNS: &str = "d.id, d.created_at, d.updated_at, d.mcu_id, b.id, o.id, d.device_id, d.metadata, \
+                                  d.initial_state, d.state_updated_at, d.state, d.n, d.board, d.organisation";
+
+/// How many those are.
+pub(super) const COLUMN_COUNT: usize = 14;
+
+/// What belongs to a device `d`.
+pub(super) const JOINED: &str = "JOIN board b ON b.n = d.board JOIN organisation o ON o.n = d.organisation";
 
 /// A device with the numbers behind its ids.
 #[derive(Clone, Debug)]
@@ -31,7 +36,7 @@ pub(super) struct Stored {
 /// A query for devices that fulfil the condition that is yet to be added. Devices are `d` there, boards `b`, organisations
 /// `o`.
 pub(super) fn select() -> Query {
-    Query::new(SELECT)
+    Query::new(format!("SELECT {COLUMNS} FROM device d {JOINED} WHERE "))
 }
 
 /// A device that [`select`] found.

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::admission::board_rules;
 use super::database::{Connection, from_time, to_json, to_number};
 use super::device_batch::insert_metadata;
+use super::device_learning::drop_held;
 use super::device_rows::{self, Stored};
 use super::error::Conflict;
 use super::open::application;
@@ -70,31 +71,36 @@ impl Registry {
         Ok(record)
     }
 
-    /// Sets the key of a device in place of the one before. It is in force for the next frame.
+    /// Sets the keys of a device in place of those before, and of one that waits for confirmation. They are in force for the
+    /// next frame.
     ///
     /// # Errors
-    /// There is no such device, not exactly one key is given, or the configuration file has the device's key.
+    /// There is no such device, no key is given, or the configuration file has the device's key.
     pub async fn set_device_key(&self, id: Uuid, key: &GivenKey) -> Result<(), RegistryError> {
         let mut keys = self.device_keys(vec![key.clone()]).await?;
         let key = keys.pop().transpose()?.flatten();
-        let missing = || rule("a key is missing; give devicePublicKey or deviceRootKey");
-        let GivenDeviceKey { public, key } = key.ok_or_else(missing)?;
+        let missing = || rule("a key is missing; give devicePublicKey, deviceRootKey or both");
+        let key: GivenDeviceKey = key.ok_or_else(missing)?;
         let mut change = self.database.begin().await?;
         let stored = find(&mut change, id).await?;
         let device_id = stored.record.device.device_id;
         self.check_key_is_not_configured(device_id)?;
-        let update = "UPDATE device SET key_public = $1, key_root = $2, key_id = $3, \
-                      updated_at = CASE WHEN updated_at < $4 THEN $4 ELSE updated_at END WHERE n = $5";
+        let update = "UPDATE device SET key_public = $1, key_root = $2, key_id = $3, key_learned = 0, second_public = $4, \
+                      second_root = $5, second_learned = 0, \
+                      updated_at = CASE WHEN updated_at < $6 THEN $6 ELSE updated_at END WHERE n = $7";
         sqlx::query(update)
-            .bind(public.map(Vec::from))
-            .bind(&key.root.bytes()[..])
-            .bind(key.key_id.map(|id| i64::from(id.get())))
+            .bind(key.public.map(Vec::from))
+            .bind(&key.key.root.bytes()[..])
+            .bind(key.key.key_id.map(|id| i64::from(id.get())))
+            .bind(key.second.as_ref().map(|second| &second.public[..]))
+            .bind(key.second.as_ref().map(|second| &second.root.bytes()[..]))
             .bind(from_time(self.clock.now()))
             .bind(stored.n)
             .execute(&mut *change)
             .await?;
-        let keys = self.live.keys.clone();
-        change.commit(move || keys.set_device(device_id, key, None)).await
+        drop_held(&mut change, stored.n).await?;
+        let (keys, (key, second)) = (self.live.keys.clone(), key.in_force(&self.live.cloud_keys));
+        change.commit(move || keys.set_device(device_id, key, second)).await
     }
 
     /// Deletes a device with all that was heard of it, and ends the waits for it.
@@ -104,7 +110,7 @@ impl Registry {
     pub async fn delete_device(&self, id: Uuid) -> Result<(), RegistryError> {
         let mut change = self.database.begin().await?;
         let stored = find(&mut change, id).await?;
-        // With its metadata.
+        // With its metadata and messages.
         sqlx::query("DELETE FROM device WHERE n = $1").bind(stored.n).execute(&mut *change).await?;
         let (organisation, record) = (to_number(stored.organisation)?, to_number(stored.n)?);
         let (live, heard, now) = (self.live.clone(), self.heard.clone(), self.clock.now());

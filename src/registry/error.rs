@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use uuid::Uuid;
 
+use crate::id::{DeviceId, KeyId};
+
 /// Why the registry does not do what it was asked to. No text here has a key in it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
@@ -66,6 +68,16 @@ pub enum Conflict {
     /// The configuration file has it, and wins.
     #[error("networkId {0} is that of a network in the configuration file; choose another, or take it out there")]
     Configured(u32),
+    /// Another key waits for confirmation than the one that was meant.
+    #[error(
+        "the key of device {device} that waits has the id {key_id} now; look at it with GET .../key before you confirm it"
+    )]
+    OtherKey {
+        /// Whose.
+        device: DeviceId,
+        /// The one that waits.
+        key_id: KeyId,
+    },
 }
 
 impl Conflict {

@@ -12,20 +12,21 @@ use crate::table::route::Application;
 pub(super) struct Known {
     pub(super) device_id: DeviceId,
     pub(super) registration: Registration,
-    pub(super) key: Option<DeviceKey>,
+    /// Its key, and a second one.
+    pub(super) keys: Option<(DeviceKey, Option<DeviceKey>)>,
     pub(super) application: Option<Application>,
 }
 
 impl Live {
     /// Registers a new device, see [`Registrar`]. Where what was heard of it is kept, what it said it runs is too.
     pub(super) fn register(&self, device: Known, registrar: Registrar) {
-        let Known { device_id, registration, key, application } = device;
+        let Known { device_id, registration, keys, application } = device;
         match registrar {
             Registrar::OfAll => self.table.register(device_id, registration),
             Registrar::OfOne => self.table.register_afresh(device_id, registration),
         }
-        if let Some(key) = key {
-            self.keys.set_device(device_id, key, None);
+        if let Some((key, second)) = keys {
+            self.keys.set_device(device_id, key, second);
         }
         if let Some(application) = application
             && self.table.snapshot(device_id).is_none_or(|snapshot| snapshot.application.is_none())
@@ -34,7 +35,7 @@ impl Live {
         }
     }
 
-    /// Forgets a device and ends the waits for it. One that the configuration names too stays registered as its own, as if
+    /// Forgets a device with what waits for it, and ends the waits for it. One that the configuration names too stays registered as its own, as if
     /// from `now` on, and keeps the key that it has there.
     pub(super) fn deregister(&self, device_id: DeviceId, now: Timestamp) {
         self.table.deregister(device_id);
@@ -43,6 +44,7 @@ impl Live {
         } else {
             self.keys.remove_device(device_id);
         }
+        self.downlinks.outbox.forget(device_id);
         self.waiters.dismiss(device_id);
     }
 }

@@ -1,4 +1,4 @@
-//! The registry: organisations, boards, networks, devices and API keys, kept in SQL and in force at once.
+//! The registry: organisations, boards, networks, devices, API keys and messages to devices, kept in SQL and in force at once.
 //!
 //! What is written is durable before the call returns, and what the packet path needs of it (keys of networks and devices,
 //! which devices are registered and whose they are) is told to the key ring and the route table right after.
@@ -8,6 +8,8 @@ mod boards;
 mod bounds;
 mod database;
 mod device_batch;
+pub mod device_keys;
+mod device_learning;
 mod device_rows;
 mod device_writes;
 mod devices;
@@ -19,11 +21,15 @@ mod keys;
 mod listing;
 mod live;
 mod lock;
+mod message_batch;
+mod message_rows;
+pub mod messages;
 mod networks;
 mod open;
 mod organisations;
 mod pages;
 mod readers;
+pub mod reservation;
 mod rules;
 #[cfg(test)]
 mod testing;
@@ -35,6 +41,7 @@ use uuid::Uuid;
 
 use crate::auth::keys::{KeyPair, KeyRing};
 use crate::clock::Clock;
+use crate::downlink::Downlinks;
 use crate::id::{DeviceId, KeyId};
 use crate::records::{ApiKey, Device, NewDeviceState};
 use crate::status::Time;
@@ -51,6 +58,8 @@ pub struct Live {
     pub table: Arc<RouteTable>,
     /// Who waits for a device that may be deleted.
     pub waiters: Arc<Waiters>,
+    /// What waits for a device that may be deleted.
+    pub downlinks: Arc<Downlinks>,
     /// What makes root keys of public keys.
     pub cloud_keys: KeyPair,
     /// What the configuration names.
@@ -202,6 +211,7 @@ pub struct Registry {
     clock: Clock,
     ids: Arc<ids::Ids>,
     heard: Arc<heard::Lists>,
+    incoming: Arc<message_batch::Incoming>,
 }
 
 impl Registry {

@@ -50,7 +50,7 @@ impl Registry {
             .await
             .map_err(|error| taken(error, |unique| conflict(new, unique)))?;
         let (keys, root) = (self.live.keys.clone(), RootKey::new(*new.key.bytes()));
-        let info = NetworkInfo { organisation: to_number(organisation)?, public: new.public };
+        let info = NetworkInfo::new(to_number(organisation)?, new.public);
         change.commit(move || keys.set_network_of(network_id, root, info)).await?;
         let NewNetwork { name, description, key, organisation_id, public, network_id } = new.clone();
         Ok(Network {

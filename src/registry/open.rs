@@ -11,6 +11,7 @@ use super::database::{Connection, Database, from_json, to_32, to_device_id, to_n
 use super::error::OpenError;
 use super::ids::Ids;
 use super::networks::key_id;
+use super::rules::SecondKey;
 use super::{Live, Registry};
 use crate::auth::keys::{DeviceKey, NetworkInfo, RootKey, device_key_id};
 use crate::clock::{Clock, Timestamp};
@@ -25,8 +26,12 @@ const PUBLIC_KEY: &str = "gateway-public-key";
 /// Devices whose root keys are made anew in one change. A thousand take about 80 ms.
 const BATCH: i64 = 1000;
 
-/// Number, device id, owner, made at, root key, key id, state if anything is said of it.
-type Row = (i64, i64, i64, i64, Option<Vec<u8>>, Option<i64>, Option<String>);
+/// Number, device id, owner, made at, root key, key id, public key and root key of the second key, state if anything is said
+/// of it.
+type Row = (i64, i64, i64, i64, Option<Vec<u8>>, Option<i64>, Option<Vec<u8>>, Option<Vec<u8>>, Option<String>);
+
+/// Number, public key of the key, public key of the second key.
+type PublicKeys = (i64, Option<Vec<u8>>, Option<Vec<u8>>);
 
 impl Registry {
     /// Opens or makes the database in `data_dir`, locks the directory against other processes, and tells `live` of every
@@ -38,7 +43,8 @@ impl Registry {
         let database = Database::open(data_dir).await?;
         let loaded = load(&database, &live, clock.now()).await;
         let greatest_id = loaded.map_err(|error| database.explain(error))?;
-        Ok(Self { database, live, clock, ids: Arc::new(Ids::above(greatest_id)), heard: Arc::default() })
+        let ids = Arc::new(Ids::above(greatest_id));
+        Ok(Self { database, live, clock, ids, heard: Arc::default(), incoming: Arc::default() })
     }
 
     /// Closes the database and lets go of the data directory. Whatever is asked of the registry afterwards fails.
@@ -65,7 +71,7 @@ async fn load_networks(database: &Database, live: &Live) -> Result<usize, sqlx::
         if live.configured.networks.contains(&network_id) {
             hidden += 1;
         } else {
-            let info = NetworkInfo { organisation: to_number(organisation)?, public };
+            let info = NetworkInfo::new(to_number(organisation)?, public);
             live.keys.set_network_of(network_id, RootKey::new(to_32(&key)?), info);
         }
     }
@@ -86,7 +92,7 @@ fn warn_of_hidden(count: u64, kind: &str) {
 
 /// One by one, as they come: a fleet is not held twice.
 async fn load_devices(database: &Database, live: &Live, now: Timestamp) -> Result<u64, sqlx::Error> {
-    let query = "SELECT n, device_id, organisation, created_at, key_root, key_id, \
+    let query = "SELECT n, device_id, organisation, created_at, key_root, key_id, second_public, second_root, \
                  CASE WHEN state = '{}' THEN NULL ELSE state END FROM device ORDER BY n";
     let mut reader = database.loader().await?;
     let mut rows = sqlx::query_as(query).fetch(&mut reader);
@@ -101,8 +107,8 @@ async fn load_devices(database: &Database, live: &Live, now: Timestamp) -> Resul
 
 /// True if it has a key that is not in force, as the configuration has one.
 fn load_device(row: Row, live: &Live, now: Timestamp) -> Result<bool, sqlx::Error> {
-    let (n, device_id, organisation, created_at, root, key, state) = row;
-    let root = root.map(Zeroizing::new);
+    let (n, device_id, organisation, created_at, root, key, second_public, second_root, state) = row;
+    let (root, second_root) = (root.map(Zeroizing::new), second_root.map(Zeroizing::new));
     let device_id = to_device_id(device_id);
     let (organisation, record) = (to_number(organisation)?, to_number(n)?);
     live.table.register(device_id, Registration { at: to_time(created_at), organisation, record });
@@ -111,7 +117,8 @@ fn load_device(row: Row, live: &Live, now: Timestamp) -> Result<bool, sqlx::Erro
         && !is_hidden
     {
         let key = DeviceKey { key_id: key.map(key_id).transpose()?, root: RootKey::new(to_32(&root)?) };
-        live.keys.set_device(device_id, key, None);
+        let second = second_key(second_public.as_deref(), second_root.as_ref().map(|root| &root[..]))?;
+        live.keys.set_device(device_id, key, second.map(|second| second.device_key(&live.cloud_keys)));
     }
     if let Some(state) = state
         && let Some(application) = application(&from_json(&state)?)
@@ -119,6 +126,12 @@ fn load_device(row: Row, live: &Live, now: Timestamp) -> Result<bool, sqlx::Erro
         live.table.set_application(device_id, application, now);
     }
     Ok(is_hidden)
+}
+
+/// The second key of a device, if it has one.
+pub(super) fn second_key(public: Option<&[u8]>, root: Option<&[u8]>) -> Result<Option<SecondKey>, sqlx::Error> {
+    let Some((public, root)) = public.zip(root) else { return Ok(None) };
+    Ok(Some(SecondKey { public: to_32(public)?, root: RootKey::new(to_32(root)?) }))
 }
 
 /// What a device runs, by what was said of its state; only whole.
@@ -139,7 +152,10 @@ async fn follow_public_key(database: &Database, live: &Live) -> Result<(), sqlx:
         return Ok(());
     }
     let mut last = stored.as_ref().and_then(|stored| done_up_to(stored, &present)).unwrap_or(0);
-    let devices = sqlx::query_scalar("SELECT count(*) FROM device WHERE key_public IS NOT NULL AND n > $1").bind(last);
+    let devices = sqlx::query_scalar(
+        "SELECT count(*) FROM device WHERE (key_public IS NOT NULL OR second_public IS NOT NULL) AND n > $1",
+    )
+    .bind(last);
     let devices: i64 = devices.fetch_one(&mut database.loader().await?).await?;
     if stored.is_some() {
         tracing::warn!(
@@ -164,22 +180,28 @@ async fn follow_public_key(database: &Database, live: &Live) -> Result<(), sqlx:
 
 /// Makes the root keys of the next devices after number `last` anew; the number of the last of them, if there are any.
 async fn renew(connection: &mut Connection, live: &Live, last: i64) -> Result<Option<i64>, sqlx::Error> {
-    let query = "SELECT n, key_public FROM device WHERE key_public IS NOT NULL AND n > $1 ORDER BY n LIMIT $2";
+    let query = "SELECT n, key_public, second_public FROM device \
+                 WHERE (key_public IS NOT NULL OR second_public IS NOT NULL) AND n > $1 ORDER BY n LIMIT $2";
     let query = sqlx::query_as(query).bind(last).bind(BATCH);
-    let rows: Vec<(i64, Vec<u8>)> = query.fetch_all(&mut *connection).await?;
+    let rows: Vec<PublicKeys> = query.fetch_all(&mut *connection).await?;
     let present = live.cloud_keys.public();
-    for (n, public) in &rows {
-        let public = to_32(public)?;
-        // None for keys that are never stored.
-        let root = live.cloud_keys.shared_root(public).map(|root| root.bytes().to_vec());
-        sqlx::query("UPDATE device SET key_root = $1, key_id = $2 WHERE n = $3")
-            .bind(root)
-            .bind(i64::from(device_key_id(&present, &public).get()))
-            .bind(n)
-            .execute(&mut *connection)
-            .await?;
+    // None for keys that are never stored.
+    let root = |public| live.cloud_keys.shared_root(public).map(|root| root.bytes().to_vec());
+    for (n, public, second) in &rows {
+        if let Some(public) = public.as_deref().map(to_32).transpose()? {
+            sqlx::query("UPDATE device SET key_root = $1, key_id = $2 WHERE n = $3")
+                .bind(root(public))
+                .bind(i64::from(device_key_id(&present, &public).get()))
+                .bind(n)
+                .execute(&mut *connection)
+                .await?;
+        }
+        if let Some(public) = second.as_deref().map(to_32).transpose()? {
+            let update = sqlx::query("UPDATE device SET second_root = $1 WHERE n = $2").bind(root(public)).bind(n);
+            update.execute(&mut *connection).await?;
+        }
     }
-    Ok(rows.last().map(|(n, _)| *n))
+    Ok(rows.last().map(|(n, ..)| *n))
 }
 
 /// Up to which device the root keys are of the `present` public key, if the setting says that they are made anew for that:
@@ -197,6 +219,7 @@ async fn greatest_id(database: &Database) -> Result<Option<Uuid>, sqlx::Error> {
         "SELECT id FROM network ORDER BY id DESC LIMIT 1",
         "SELECT id FROM device ORDER BY id DESC LIMIT 1",
         "SELECT id FROM api_key ORDER BY id DESC LIMIT 1",
+        "SELECT id FROM message ORDER BY id DESC LIMIT 1",
     ] {
         let found: Option<Uuid> = sqlx::query_scalar(query).fetch_optional(&mut database.loader().await?).await?;
         greatest = greatest.max(found);

@@ -68,33 +68,56 @@ pub(super) struct GivenDeviceKey {
     pub(super) public: Option<[u8; 32]>,
     /// What opens the frames of the device.
     pub(super) key: DeviceKey,
+    /// The key of this gateway, where the first one is of another cloud.
+    pub(super) second: Option<SecondKey>,
+}
+
+/// A key that the firmware of a device has beside that of another cloud: made of its public key and this gateway's.
+#[derive(Clone, Debug)]
+pub(super) struct SecondKey {
+    /// The device's public key.
+    pub(super) public: [u8; 32],
+    /// What was made of it.
+    pub(super) root: RootKey,
+}
+
+impl SecondKey {
+    /// As the packet path has it.
+    pub(super) fn device_key(&self, cloud_keys: &KeyPair) -> DeviceKey {
+        DeviceKey { key_id: Some(device_key_id(&cloud_keys.public(), &self.public)), root: self.root.clone() }
+    }
 }
 
 impl GivenDeviceKey {
     /// The key that is given, if one is; of a public key the root takes about 80 us. The key id that belongs to a root key
-    /// is learned from the first frame that opens.
+    /// is learned from the first frame that opens. Beside a root key, the public key makes the second one.
     ///
     /// # Errors
-    /// Both are given, or the public key makes a root that everybody knows.
+    /// The public key makes a root that everybody knows.
     pub(super) fn of(given: &GivenKey, cloud_keys: &KeyPair) -> Result<Option<Self>, RegistryError> {
-        match (&given.device_public_key, &given.device_root_key) {
-            (None, None) => Ok(None),
-            (Some(_), Some(_)) => {
-                let both = "devicePublicKey and deviceRootKey are both given; a device has one key, so leave one out";
-                Err(rule(both))
-            }
-            (None, Some(root)) => {
-                Ok(Some(Self { public: None, key: DeviceKey { key_id: None, root: RootKey::new(*root.bytes()) } }))
-            }
-            (Some(public), None) => {
-                let weak =
-                    "devicePublicKey is one of the few that make the shared key a constant; make the device another";
-                let root = cloud_keys.shared_root(*public.bytes()).ok_or_else(|| rule(weak))?;
-                let key_id = Some(device_key_id(&cloud_keys.public(), public.bytes()));
-                Ok(Some(Self { public: Some(*public.bytes()), key: DeviceKey { key_id, root } }))
-            }
-        }
+        let shared =
+            given.device_public_key.as_ref().map(|public| shared_root(*public.bytes(), cloud_keys)).transpose()?;
+        let Some(root) = &given.device_root_key else {
+            return Ok(shared.map(|SecondKey { public, root }| {
+                let key_id = Some(device_key_id(&cloud_keys.public(), &public));
+                Self { public: Some(public), key: DeviceKey { key_id, root }, second: None }
+            }));
+        };
+        let key = DeviceKey { key_id: None, root: RootKey::new(*root.bytes()) };
+        Ok(Some(Self { public: None, key, second: shared }))
     }
+
+    /// As the packet path has them: the key and the second one.
+    pub(super) fn in_force(&self, cloud_keys: &KeyPair) -> (DeviceKey, Option<DeviceKey>) {
+        (self.key.clone(), self.second.as_ref().map(|second| second.device_key(cloud_keys)))
+    }
+}
+
+/// What this gateway and the owner of a public key share.
+fn shared_root(public: [u8; 32], cloud_keys: &KeyPair) -> Result<SecondKey, RegistryError> {
+    let weak = "devicePublicKey is one of the few that make the shared key a constant; make the device another";
+    let root = cloud_keys.shared_root(public).ok_or_else(|| rule(weak))?;
+    Ok(SecondKey { public, root })
 }
 
 /// The keys that the request for a new device gives.
@@ -255,16 +278,30 @@ mod tests {
         let given = GivenKey { device_public_key: None, device_root_key: Some(Key32::new([3; 32])) };
         let key = GivenDeviceKey::of(&given, &cloud).unwrap().unwrap();
         assert_eq!((key.public, key.key.key_id, key.key.root.bytes()), (None, None, &[3; 32]));
-        assert!(GivenDeviceKey::of(&GivenKey::default(), &cloud).unwrap().is_none());
+        assert!(key.second.is_none() && GivenDeviceKey::of(&GivenKey::default(), &cloud).unwrap().is_none());
     }
 
     #[test]
-    fn two_keys_or_a_public_key_of_small_order_are_refused() {
+    fn beside_a_root_key_the_public_key_makes_the_second_one() {
+        let (cloud, device) = (KeyPair::from_private([7; 32]), KeyPair::from_private([9; 32]));
+        let (public, root) = (Key32::new(device.public()), Key32::new([3; 32]));
+        let given = GivenKey { device_public_key: Some(public), device_root_key: Some(root) };
+        let key = GivenDeviceKey::of(&given, &cloud).unwrap().unwrap();
+        assert_eq!((key.public, key.key.key_id, key.key.root.bytes()), (None, None, &[3; 32]));
+        let second = key.second.unwrap();
+        assert_eq!(second.public, device.public());
+        let second = second.device_key(&cloud);
+        assert_eq!(second.root.bytes(), device.shared_root(cloud.public()).unwrap().bytes());
+        assert_eq!(second.key_id, Some(device_key_id(&cloud.public(), &device.public())));
+    }
+
+    #[test]
+    fn a_public_key_of_small_order_is_refused() {
         let cloud = KeyPair::from_private([7; 32]);
-        let both =
-            GivenKey { device_public_key: Some(Key32::new([1; 32])), device_root_key: Some(Key32::new([1; 32])) };
-        assert!(said(GivenDeviceKey::of(&both, &cloud)).contains("both given"));
         let weak = GivenKey { device_public_key: Some(Key32::new([0; 32])), device_root_key: None };
-        assert!(said(GivenDeviceKey::of(&weak, &cloud)).contains("make the device another"));
+        let both = GivenKey { device_root_key: Some(Key32::new([1; 32])), ..weak.clone() };
+        for given in [weak, both] {
+            assert!(said(GivenDeviceKey::of(&given, &cloud)).contains("make the device another"));
+        }
     }
 }

@@ -9,6 +9,9 @@ use super::{Configured, KindOrder, Live, Page, Registry};
 use crate::auth::keys::{Interface, KeyPair, KeyRing, RootKey};
 use crate::auth::{Authenticator, Refusal, open_with, seal_with};
 use crate::clock::{Clock, Timestamp};
+use crate::downlink::Downlinks;
+use crate::downlink::channel::channel;
+use crate::downlink::outbox::OutboxConfig;
 use crate::id::{DeviceId, KeyId};
 use crate::records::{Board, Key32, Network, NetworkId, NewBoard, NewNetwork, NewOrganisation, Organisation};
 use crate::table::route::Path;
@@ -131,7 +134,14 @@ pub(super) fn hear(live: &Live, device_id: DeviceId, at: Timestamp) {
     seal_with(&key, &header, Layout::Unversioned, &[], &mut bytes);
     let verified = open_with(&key, Frame::parse(&mut bytes, Layout::Unversioned).unwrap()).unwrap();
     let path = Path::Direct(([192, 0, 2, 1], 6200).into());
-    live.table.record(&Packet { verified: &verified, path: &path, may_move: true, application: None, at });
+    live.table.record(&Packet {
+        verified: &verified,
+        path: &path,
+        may_move: true,
+        application: None,
+        network: 0,
+        receipt: at.into(),
+    });
 }
 
 /// A gateway without devices and with the key pair `private`.
@@ -140,6 +150,7 @@ pub(super) fn live(private: u8, configured: Configured) -> Live {
         keys: Arc::new(KeyRing::default()),
         table: Arc::new(RouteTable::new(&TableConfig { shards: 4, ..TableConfig::default() })),
         waiters: Arc::new(Waiters::new(&WaitersConfig::default())),
+        downlinks: Arc::new(Downlinks::new(OutboxConfig::default(), channel().0)),
         cloud_keys: KeyPair::from_private([private; 32]),
         configured: Arc::new(configured),
     }

@@ -288,7 +288,7 @@ impl<'a> Attack<'a> {
     }
 
     /// Sends all, and takes the answers that come meanwhile; returns how many the kernel took, and how many it did not.
-    async fn send(&self, kind: Kind, packets: &[Forged], answers: &mut Answers) -> (u64, u64) {
+    async fn send(&mut self, kind: Kind, packets: &[Forged], answers: &mut Answers) -> (u64, u64) {
         let (mut sent, mut unsent) = (0, 0);
         for (index, packet) in packets.iter().enumerate() {
             match self.origin(kind, index, packet.device).send(&packet.bytes).await {
@@ -313,18 +313,20 @@ impl<'a> Attack<'a> {
         }
     }
 
-    /// Takes what has come to the attacker, and to those who say nothing.
-    fn take_answers(&self, answers: &mut Answers) {
-        let mut front = [0; 38];
-        for socket in self.victims.iter().map(Victim::socket).chain([&self.attacker]) {
-            loop {
-                match socket.try_recv(&mut front) {
-                    Ok(len) => *answers.entry(Frame::claimed_device(&front[..len])).or_default() += 1,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    // The kernel tells here of a datagram that nobody took.
-                    Err(_) => {}
+    /// Takes what has come to the attacker, and to those who say nothing. A device that a forged datagram names is asked for its
+    /// keys at its own address, now and then (rule R12): that is no answer.
+    fn take_answers(&mut self, answers: &mut Answers) {
+        let mut buffer = [0; crate::wire::MAX_DATAGRAM];
+        for victim in &mut self.victims {
+            while let Some(len) = received(victim.socket(), &mut buffer) {
+                let device = Frame::claimed_device(&buffer[..len]);
+                if !victim.is_asked_for_keys(&mut buffer[..len]) {
+                    *answers.entry(device).or_default() += 1;
                 }
             }
+        }
+        while let Some(len) = received(&self.attacker, &mut buffer) {
+            *answers.entry(Frame::claimed_device(&buffer[..len])).or_default() += 1;
         }
     }
 
@@ -366,4 +368,15 @@ impl<'a> Attack<'a> {
 /// Datagrams that the gateway has taken in, or dropped.
 fn taken(status: &GatewayStatus) -> u64 {
     status.datagrams.values().sum::<u64>() + status.kernel_drops
+}
+/// Takes a datagram that has come, if one has.
+fn received(socket: &UdpSocket, buffer: &mut [u8]) -> Option<usize> {
+    loop {
+        match socket.try_recv(buffer) {
+            Ok(len) => return Some(len),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            // The kernel tells here of a datagram that nobody took.
+            Err(_) => {}
+        }
+    }
 }

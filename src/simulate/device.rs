@@ -8,18 +8,25 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+pub use super::calls::Executed;
+use super::calls::{Calls, Effect, Turn};
+pub use super::events::{Heard, Reaction, Uplink, Wake};
+use super::exchange::Packet;
+use super::identity::Identity;
 use super::keys::{CloudKey, NetworkKeys, OwnKeys};
 use super::relay::Children;
-use super::rpc::{self, Facts};
+use super::rpc::{Commands, Facts};
+use super::security::Who;
 use super::telemetry;
+use super::timekeeping::Timekeeping;
 use crate::auth::keys::DayKey;
 use crate::auth::{open_with, seal_with};
 use crate::clock::Timestamp;
 use crate::id::{DeviceId, KeyId};
-use crate::table::rules::NO_TIME_START;
-use crate::wire::calls::{ApplicationInfo, TimeInfo, TimeSource};
+use crate::wire::container::Packer;
 use crate::wire::control;
 use crate::wire::frame::{Flags, Frame, Header, Layout, Level, PacketType};
+use crate::wire::rpc::Data;
 
 /// The largest datagram a device can receive, in bytes: what is longer loses its end, and so its tag.
 pub const MAX_DOWNLINK: usize = 548;
@@ -69,62 +76,28 @@ pub struct Settings {
     pub reboots: u16,
 }
 
-/// A datagram for the gateway.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Uplink {
-    /// The sealed frame.
-    pub bytes: Vec<u8>,
-    /// Its type.
-    pub packet_type: PacketType,
-    /// Whether it asks for an acknowledgement.
-    pub asks: bool,
-    /// Packets of other devices in it.
-    pub entries: usize,
+/// How long a reboot takes. The device hears nothing meanwhile.
+const REBOOT: Duration = Duration::from_millis(500);
+
+/// Packets that wait for their acknowledgement, with the time they were sent.
+#[derive(Debug, Default)]
+struct Awaited(VecDeque<(u16, Duration)>);
+
+impl Awaited {
+    fn add(&mut self, sequence: u16, now: Duration) {
+        if self.0.len() == AWAITED {
+            self.0.pop_front();
+        }
+        self.0.push_back((sequence, now));
+    }
+
+    fn take(&mut self, sequence: u16) -> Option<Duration> {
+        let at = self.0.iter().position(|(asked, _)| *asked == sequence)?;
+        self.0.remove(at).map(|(_, sent_at)| sent_at)
+    }
 }
 
-/// What a device does when its time has come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wake {
-    /// It sends.
-    Send(Uplink),
-    /// It asked in vain too often: it drops this packet and opens a new socket.
-    Reopen,
-}
-
-/// What a datagram was to the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
-    /// Nothing: the device was asleep.
-    Asleep,
-    /// Too short for a frame.
-    Short,
-    /// For somebody else, or not authentic.
-    Refused,
-    /// The question for its key id.
-    KeyQuestion,
-    /// A device-level frame for it, under a key id it does not have.
-    UnknownKey,
-    /// An echo request.
-    Echo,
-    /// An acknowledgement; of a packet that asked, with the time since that was sent.
-    Ack(Option<Duration>),
-    /// A call, answered with this return code.
-    Call(i16),
-    /// Authentic, of a type the simulator does not act on.
-    Other(PacketType),
-}
-
-/// What a datagram led to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reaction {
-    /// What it was.
-    pub heard: Heard,
-    /// The answer, to be sent at once.
-    pub reply: Option<Uplink>,
-}
-
-/// A device, from one boot to the next. One that speaks at network level and waits for no acknowledgement holds nothing
-/// on the heap.
+/// A device. One that speaks at network level, waits for no acknowledgement and was never called holds nothing on the heap.
 #[derive(Debug)]
 pub struct Device {
     id: DeviceId,
@@ -136,9 +109,7 @@ pub struct Device {
     entropy: Rng,
     /// Whether it has sealed anything at network level.
     network_used: bool,
-    /// What its clock said, and at which uptime.
-    clock: (Timestamp, Duration),
-    time_source: TimeSource,
+    clock: Timekeeping,
     sequence: u16,
     booted: bool,
     next_send_at: Duration,
@@ -150,7 +121,9 @@ pub struct Device {
     /// The second of uptime in which the last key question was answered.
     answered_key_question_in: Option<u32>,
     /// Takes memory for the first packet that asks, and gives it back with the last acknowledgement.
-    awaited: VecDeque<(u16, Duration)>,
+    awaited: Option<Box<Awaited>>,
+    /// Takes memory for the first call.
+    calls: Option<Box<Calls>>,
     /// Whom it hears, if it is a relay.
     children: Option<Box<Children>>,
 }
@@ -161,8 +134,7 @@ impl Device {
     /// without time they repeat everything else of their nonces.
     pub fn new(id: DeviceId, settings: impl Into<Arc<Settings>>, entropy: Rng) -> Self {
         Self {
-            time_source: TimeSource::NONE,
-            clock: (Timestamp::from_gps(NO_TIME_START), Duration::ZERO),
+            clock: Timekeeping::without_time(Duration::ZERO),
             id,
             settings: settings.into(),
             keys: OwnKeys::default(),
@@ -177,15 +149,15 @@ impl Device {
             last_heard_at: Duration::ZERO,
             unanswered: 0,
             answered_key_question_in: None,
-            awaited: VecDeque::new(),
+            awaited: None,
+            calls: None,
             children: None,
         }
     }
 
-    /// The same with a clock that survived the reboot: at uptime `now` it shows `time`.
+    /// The same with a clock that survives reboots: at uptime `now` it shows `time`.
     pub fn with_clock(self, now: Duration, time: Timestamp) -> Self {
-        // Where it had the time from before the reboot, nobody remembers: as likely as not from a gateway.
-        Self { time_source: TimeSource::EPACKET.recovered(), clock: (time, now), ..self }
+        Self { clock: Timekeeping::surviving(now, time), ..self }
     }
 
     /// The same with keys that do not follow from its id.
@@ -227,12 +199,24 @@ impl Device {
 
     /// The device's own time, in GPS seconds.
     pub fn gps_time(&self, now: Duration) -> u32 {
-        self.time(now).gps()
+        self.clock.time(now).gps()
     }
 
-    fn time(&self, now: Duration) -> Timestamp {
-        let (time, at) = self.clock;
-        time.after(now.saturating_sub(at))
+    /// How often it has carried out the call with this request id, of the last 1 024 calls. Calls that it refused are not
+    /// among them.
+    pub fn times_executed(&self, request_id: u32) -> u32 {
+        self.calls.as_ref().map_or(0, |calls| calls.times(request_id))
+    }
+
+    /// The same of a device that it hears, if it is a relay.
+    pub fn times_executed_by(&self, child: DeviceId, request_id: u32) -> u32 {
+        self.children.as_ref().map_or(0, |children| children.times_executed(child, request_id))
+    }
+
+    /// What it and those that it hears have carried out.
+    pub fn executed(&self) -> Executed {
+        let own = self.calls.as_ref().map_or_else(Executed::default, |calls| calls.executed());
+        self.children.as_ref().map_or(own, |children| own.plus(children.executed()))
     }
 
     /// Its time has come: KEY_IDS right after boot, telemetry from then on, and what a relay has heard. The uptime at which
@@ -243,26 +227,49 @@ impl Device {
             self.next_send_at = due + self.interval();
         }
         if !self.booted {
-            self.booted = true;
-            return Wake::Send(self.key_ids(now));
+            return Wake::Send(self.boot(now));
         }
         if self.is_unheard(now) && self.unanswered >= self.settings.ack_limit {
             self.unanswered = 0;
             return Wake::Reopen;
         }
         if relays && let Some(container) = self.children.as_mut().and_then(|children| children.container(due)) {
-            let uplink = self.seal(now, PacketType::RECEIVED_EPACKET, Level::Device, container.payload(), false);
-            return Wake::Send(Uplink { entries: container.entries(), ..uplink });
+            return Wake::Send(self.seal_container(now, &container));
         }
         let payload = self.readings(due, now);
         let asks = self.choices.f64() < self.settings.ack_share;
         Wake::Send(self.seal(now, PacketType::TDF, self.settings.telemetry, &payload, asks))
     }
 
+    /// The uptime at which [`Self::on_errand`] is to be called next, if it is: a call moves data, a connection of a relay ends, or
+    /// it boots anew.
+    pub fn errand_at(&self) -> Option<Duration> {
+        let calls = self.calls.as_ref().and_then(|calls| calls.due_at());
+        let connections = self.children.as_ref().and_then(|children| children.connections_due_at());
+        self.down_until().into_iter().chain(calls).chain(connections).min()
+    }
+
+    /// Its time for that has come. There may be more to do at once.
+    pub fn on_errand(&mut self, now: Duration) -> Option<Uplink> {
+        if let Some(until) = self.down_until() {
+            return (until <= now).then(|| self.boot(now));
+        }
+        if let Some(packet) = self.calls.as_mut().and_then(|calls| calls.on_time(now)) {
+            return Some(self.seal_packet(now, &packet));
+        }
+        if let Some((level, call)) = self.calls.as_mut().and_then(|calls| calls.next_waiting()) {
+            return self.on_call(now, level, &call).reply;
+        }
+        let end = self.children.as_mut().and_then(|children| children.on_time(now))?;
+        let mut payload = Vec::new();
+        end.encode(&mut payload);
+        Some(self.seal(now, PacketType::EPACKET_CONN_TERMINATED, Level::Device, &payload, false))
+    }
+
     /// A datagram has arrived. It is decrypted in place.
     pub fn on_datagram(&mut self, now: Duration, datagram: &mut [u8]) -> Reaction {
         if !self.listens(now) {
-            return Reaction { heard: Heard::Asleep, reply: None };
+            return Reaction::silent(Heard::Asleep);
         }
         let len = datagram.len().min(MAX_DOWNLINK);
         let datagram = &mut datagram[..len];
@@ -270,17 +277,17 @@ impl Device {
             return Reaction { heard: Heard::KeyQuestion, reply: self.answer_key_question(now) };
         }
         let Ok(frame) = Frame::parse(datagram, Layout::Unversioned) else {
-            return Reaction { heard: Heard::Short, reply: None };
+            return Reaction::silent(Heard::Short);
         };
         // Both of these happen before authentication, so a forged datagram does them too.
         self.last_heard_at = now;
         self.unanswered = 0;
-        self.adopt_time(now, frame.header().gps_time);
+        self.clock.adopt(now, frame.header().gps_time);
         self.on_frame(now, frame)
     }
 
     fn on_frame(&mut self, now: Duration, frame: Frame<'_>) -> Reaction {
-        let refused = Reaction { heard: Heard::Refused, reply: None };
+        let refused = Reaction::silent(Heard::Refused);
         let header = *frame.header();
         match header.level() {
             Level::Network if header.key_id != self.settings.network => return refused,
@@ -304,47 +311,104 @@ impl Device {
                 let answer = self.seal(now, PacketType::ECHO_RSP, header.level(), payload, false);
                 Reaction { heard: Heard::Echo, reply: Some(answer) }
             }
-            PacketType::ACK => Reaction { heard: self.on_ack(now, payload), reply: None },
+            PacketType::ACK => Reaction::silent(self.on_ack(now, payload)),
             PacketType::RPC_CMD => self.on_call(now, header.level(), payload),
-            other => Reaction { heard: Heard::Other(other), reply: None },
+            PacketType::RPC_DATA => self.on_data(now, header.level(), payload),
+            PacketType::EPACKET_FORWARD_AUTO_CONN if self.children.is_some() => self.on_forward(now, payload),
+            other => Reaction::silent(Heard::Other(other)),
         }
     }
 
     fn on_ack(&mut self, now: Duration, payload: &[u8]) -> Heard {
         let Some(sequence) = control::acked_sequence(payload) else { return Heard::Refused };
-        let awaited = self.awaited.iter().position(|(asked, _)| *asked == sequence);
-        let sent_at = awaited.and_then(|at| self.awaited.remove(at)).map(|(_, sent_at)| sent_at);
-        if self.awaited.is_empty() {
-            self.awaited = VecDeque::new();
-        }
+        let sent_at = self.awaited.as_mut().and_then(|awaited| awaited.take(sequence));
+        self.awaited.take_if(|awaited| awaited.0.is_empty());
         Heard::Ack(sent_at.map(|sent_at| now.saturating_sub(sent_at)))
     }
 
     fn on_call(&mut self, now: Duration, level: Level, call: &[u8]) -> Reaction {
-        match rpc::answer(call, &self.facts(now)) {
-            Some((payload, return_code)) => {
-                let answer = self.seal(now, PacketType::RPC_RSP, level, &payload, false);
-                Reaction { heard: Heard::Call(return_code), reply: Some(answer) }
-            }
-            None => Reaction { heard: Heard::Refused, reply: None },
+        let facts = self.facts(now);
+        let (id, cloud, network) = (self.id, self.settings.cloud, self.settings.network);
+        let mut nonce = [0; 12];
+        self.entropy.fill(&mut nonce);
+        let security_state = |challenge: &_| {
+            #[allow(clippy::expect_used, reason = "a CloudKey makes a secret with every device")]
+            let Identity { keys, root, .. } = Identity::of(id, cloud.bytes()).expect("a key that protects something");
+            let (cloud_public, device_public) = (*cloud.bytes(), keys.public());
+            Who { id, cloud_public, device_public, network, root: &root }.answer(challenge, nonce)
+        };
+        let turn = self.calls.get_or_insert_default().on_call(now, level, call, &facts, security_state);
+        let (heard, packet, effect) = match turn {
+            Turn::Malformed => (Heard::Refused, None, None),
+            Turn::Lost => (Heard::CallLost, None, None),
+            Turn::Waits => (Heard::CallBegun, None, None),
+            Turn::Begun(packet) => (Heard::CallBegun, packet, None),
+            Turn::Answered { answer, return_code, effect } => (Heard::Call(return_code), Some(answer), effect),
+        };
+        let reply = packet.map(|packet| self.seal_packet(now, &packet));
+        match effect {
+            Some(Effect::TimeSet(time)) => self.clock.set(now, time),
+            Some(Effect::Reboot) => self.reboot(now),
+            None => {}
         }
+        Reaction { heard, reply }
+    }
+
+    fn on_data(&mut self, now: Duration, level: Level, payload: &[u8]) -> Reaction {
+        let Some(piece) = Data::parse(payload) else { return Reaction::silent(Heard::Refused) };
+        let answer = self.calls.as_mut().and_then(|calls| calls.on_data(now, level, &piece));
+        let reply = answer.map(|packet| self.seal_packet(now, &packet));
+        Reaction { heard: Heard::CallData, reply }
+    }
+
+    /// A relay passes on what it is given, and what comes back.
+    fn on_forward(&mut self, now: Duration, payload: &[u8]) -> Reaction {
+        let container = self.children.as_mut().and_then(|children| children.forward(now, payload));
+        let reply = container.map(|container| self.seal_container(now, &container));
+        Reaction { heard: Heard::Forward, reply }
     }
 
     fn facts(&self, now: Duration) -> Facts {
-        let application = ApplicationInfo {
-            application_id: telemetry::APPLICATION_ID,
-            version: telemetry::VERSION,
-            network: self.settings.network.get(),
-            uptime: uptime(now),
-            reboots: self.settings.reboots.into(),
-            // No key-value store, no logger.
-            kv_crc: 0,
-            internal_blocks: 0,
-            external_blocks: 0,
-        };
-        let set_at = (self.time_source == TimeSource::EPACKET).then_some(self.clock.1);
-        let age = set_at.map(|set_at| uptime(now.saturating_sub(set_at)));
-        Facts { application, time: TimeInfo { source: self.time_source, time: fine(self.time(now)), age } }
+        let application = telemetry::application(self.settings.network, self.uptime(now), self.reboots().into());
+        Facts { application, time: self.clock.info(now), commands: Commands::All }
+    }
+
+    /// It has booted: this is the first packet.
+    fn boot(&mut self, now: Duration) -> Uplink {
+        self.booted = true;
+        if let Some(calls) = &mut self.calls {
+            calls.reboots.down_until = None;
+        }
+        self.key_ids(now)
+    }
+
+    /// It boots anew, and knows what a device knows then.
+    fn reboot(&mut self, now: Duration) {
+        self.calls.get_or_insert_default().reboot(now, now + REBOOT);
+        if let Some(children) = &mut self.children {
+            children.interrupt();
+        }
+        self.clock.reboot(now);
+        (self.sequence, self.booted, self.network_used) = (0, false, false);
+        (self.last_heard_at, self.last_sent_at, self.next_announce_at) = (now, None, Duration::ZERO);
+        (self.unanswered, self.answered_key_question_in) = (0, None);
+        self.awaited = None;
+    }
+
+    /// Until when it boots anew, if it does.
+    fn down_until(&self) -> Option<Duration> {
+        self.calls.as_ref()?.reboots.down_until
+    }
+
+    fn reboots(&self) -> u16 {
+        let more = self.calls.as_ref().map_or(0, |calls| calls.reboots.count);
+        self.settings.reboots.wrapping_add(more)
+    }
+
+    /// Seconds since it last booted.
+    fn uptime(&self, now: Duration) -> u32 {
+        let booted_at = self.calls.as_ref().map_or(Duration::ZERO, |calls| calls.reboots.at);
+        whole_seconds(now.saturating_sub(booted_at))
     }
 
     /// At most once in a second of uptime.
@@ -357,16 +421,9 @@ impl Device {
         Some(self.key_ids(now))
     }
 
-    /// The first downlink with a time sets the clock; no later one does.
-    fn adopt_time(&mut self, now: Duration, gps_time: u32) {
-        if self.time_source == TimeSource::NONE && gps_time != 0 {
-            self.clock = (Timestamp::from_gps(gps_time), now);
-            self.time_source = TimeSource::EPACKET;
-        }
-    }
-
     fn listens(&self, now: Duration) -> bool {
         match (self.settings.reception, self.last_sent_at) {
+            _ if self.down_until().is_some() => false,
             (Reception::Always, _) => true,
             (Reception::AfterSending(window), Some(sent_at)) => now.saturating_sub(sent_at) < window,
             (Reception::AfterSending(_), None) => false,
@@ -386,7 +443,7 @@ impl Device {
         let mut payload = Vec::new();
         if due >= self.next_announce_at {
             self.next_announce_at = due + self.settings.announce_every;
-            telemetry::announce(uptime(now), self.settings.reboots, &mut payload);
+            telemetry::announce(self.uptime(now), self.reboots(), &mut payload);
         }
         telemetry::measurement(self.gps_time(now), self.choices.u32(..), &mut payload);
         payload
@@ -395,6 +452,15 @@ impl Device {
     fn key_ids(&mut self, now: Duration) -> Uplink {
         let payload = control::key_ids(self.key_id());
         self.seal(now, PacketType::KEY_IDS, Level::Network, &payload, false)
+    }
+
+    fn seal_packet(&mut self, now: Duration, packet: &Packet) -> Uplink {
+        self.seal(now, packet.packet_type, packet.level, &packet.payload, false)
+    }
+
+    fn seal_container(&mut self, now: Duration, container: &Packer) -> Uplink {
+        let uplink = self.seal(now, PacketType::RECEIVED_EPACKET, Level::Device, container.payload(), false);
+        Uplink { entries: container.entries(), ..uplink }
     }
 
     fn seal(&mut self, now: Duration, packet_type: PacketType, level: Level, payload: &[u8], asks: bool) -> Uplink {
@@ -416,10 +482,7 @@ impl Device {
         self.sequence = self.sequence.wrapping_add(1);
         self.last_sent_at = Some(now);
         if asks {
-            self.awaited.push_back((header.sequence, now));
-            if self.awaited.len() > AWAITED {
-                self.awaited.pop_front();
-            }
+            self.awaited.get_or_insert_default().add(header.sequence, now);
         }
         let mut bytes = Vec::with_capacity(Layout::Unversioned.min_len() + payload.len());
         self.with_key(level, header.rotation(), true, |key| {
@@ -468,14 +531,9 @@ impl Device {
     }
 }
 
-/// In whole seconds.
-fn uptime(now: Duration) -> u32 {
-    u32::try_from(now.as_secs()).unwrap_or(u32::MAX)
-}
-
-/// GPS time in 1/65536 s.
-fn fine(time: Timestamp) -> u64 {
-    (u64::from(time.gps()) << 16) + time.0 % 1000 * 65_536 / 1000
+/// In whole seconds, as devices count.
+pub(super) fn whole_seconds(time: Duration) -> u32 {
+    u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -5,7 +5,9 @@ use super::*;
 use crate::auth::keys::{DeviceKey, Interface, KeyPair, KeyRing, RootKey};
 use crate::auth::{Authenticator, Verified};
 use crate::table::route::{Outcome, Path};
+use crate::table::rules::NO_TIME_START;
 use crate::table::{Packet, RouteTable, TableConfig};
+use crate::wire::rpc::{DataAck, Response};
 use crate::wire::tdf;
 
 const NETWORK: KeyId = KeyId::from_le_bytes([0x17, 0x0a, 0]);
@@ -233,7 +235,14 @@ fn two_boots_without_time_repeat_time_and_sequence_but_no_frame_and_a_gateway_co
         for uplink in &uplinks {
             let record = |verified: &Verified<'_>| {
                 let at = Timestamp::from_gps(GPS);
-                table.record(&Packet { verified, path: &path, may_move: true, application: None, at })
+                table.record(&Packet {
+                    verified,
+                    path: &path,
+                    may_move: true,
+                    application: None,
+                    network: 0,
+                    receipt: at.into(),
+                })
             };
             assert!(matches!(open(uplink, record), Outcome::Counted(_)));
         }
@@ -430,12 +439,112 @@ fn two_boots_do_the_same_at_the_same_times_and_differ_in_entropy_alone() {
     assert_eq!(without_entropy(first), without_entropy(second));
 }
 
+/// The RPC_CMD with this request id, command and rest.
+fn call(level: Level, request_id: u32, command: u16, rest: &[u8]) -> Vec<u8> {
+    let payload = [&request_id.to_le_bytes()[..], &command.to_le_bytes(), rest].concat();
+    plain(PacketType::RPC_CMD, level, &payload)
+}
+
+#[test]
+fn security_state_is_answered_at_either_level_with_what_only_the_cloud_can_check() {
+    for level in [Level::Network, Level::Device] {
+        let mut device = booted(settings());
+        let reaction = device.on_datagram(SECOND, &mut call(level, 7, 30_000, &[9; 16]));
+        assert_eq!(reaction.heard, Heard::Call(0));
+        let answer = payload(&reaction.reply.unwrap());
+        let pair = KeyPair::from_private([0x11; 32]);
+        let checked =
+            crate::auth::identity::check_key_answer(&pair, None, &answer[8..], &[9; 16], identity().id).unwrap();
+        assert_eq!((checked.key_id, checked.network), (identity().key_id, NETWORK.get()));
+        assert_eq!(checked.hardware_id[..8], super::super::security::hardware_id(identity().id));
+    }
+}
+
+#[test]
+fn a_reboot_is_answered_and_then_begins_as_every_boot() {
+    let mut device = started(device(settings()).with_clock(Duration::ZERO, Timestamp::from_gps(GPS)));
+    sent(device.on_timer(2 * SECOND, 2 * SECOND));
+    let reaction = device.on_datagram(3 * SECOND, &mut call(Level::Device, 7, 1, &[]));
+    assert_eq!((reaction.heard, header(&reaction.reply.unwrap()).sequence), (Heard::Call(0), 2));
+    assert_eq!(device.on_datagram(3 * SECOND, &mut call(Level::Device, 8, 3, &[])).heard, Heard::Asleep);
+    let back_at = device.errand_at().unwrap();
+    assert_eq!(device.on_errand(back_at - Duration::from_millis(1)), None);
+    let first = device.on_errand(back_at).unwrap();
+    let first = header(&first);
+    assert_eq!((first.packet_type, first.sequence, first.gps_time), (PacketType::KEY_IDS, 0, GPS + 3));
+    assert_eq!(device.errand_at(), None);
+    let scan = tdf::scan(&payload(&sent(device.on_timer(5 * SECOND, 5 * SECOND))));
+    assert_eq!(scan.announce.map(|announce| (announce.uptime, announce.reboots)), Some((2, 2)));
+    assert_eq!((device.times_executed(7), device.times_executed(8)), (1, 0), "what it did it did");
+}
+
+#[test]
+fn a_wake_up_while_it_boots_is_the_boot() {
+    let mut device = booted(settings());
+    device.on_datagram(SECOND, &mut call(Level::Device, 7, 1, &[]));
+    let boot = header(&sent(device.on_timer(2 * SECOND, 2 * SECOND)));
+    assert_eq!((boot.packet_type, boot.sequence, device.errand_at()), (PacketType::KEY_IDS, 0, None));
+}
+
+#[test]
+fn time_set_sets_the_clock() {
+    let mut device = booted(settings());
+    let time = (u64::from(GPS) + 1000) << 16;
+    assert_eq!(device.on_datagram(SECOND, &mut call(Level::Device, 7, 4, &time.to_le_bytes())).heard, Heard::Call(0));
+    assert_eq!(device.gps_time(3 * SECOND), GPS + 1002);
+}
+
+#[test]
+fn data_is_acknowledged_at_network_level_and_answered_at_the_level_of_the_call() {
+    let mut device = booted(settings());
+    let reaction = device.on_datagram(SECOND, &mut call(Level::Device, 7, 44, &[8, 0, 0, 0, 1]));
+    let said = |uplink: &Uplink| (header(uplink).packet_type, header(uplink).level());
+    let ready = reaction.reply.unwrap();
+    assert_eq!((reaction.heard, said(&ready)), (Heard::CallBegun, (PacketType::RPC_DATA_ACK, Level::Network)));
+    for offset in [0, 4_u32] {
+        let piece = [&7_u32.to_le_bytes()[..], &offset.to_le_bytes(), b"data"].concat();
+        let ack = device.on_datagram(SECOND, &mut plain(PacketType::RPC_DATA, Level::Device, &piece)).reply.unwrap();
+        assert_eq!(said(&ack), (PacketType::RPC_DATA_ACK, Level::Network));
+        assert_eq!(DataAck::parse(&payload(&ack)).unwrap(), DataAck { request_id: 7, offsets: vec![offset] });
+    }
+    let answer = device.on_errand(SECOND).unwrap();
+    assert_eq!(said(&answer), (PacketType::RPC_RSP, Level::Device));
+    assert_eq!(Response::parse(&payload(&answer)).unwrap().body, super::super::exchange::received(b"datadata"));
+    assert_eq!((device.errand_at(), device.executed()), (None, Executed { calls: 1, again: 0 }));
+}
+
+#[test]
+fn a_call_that_waited_for_data_is_answered_after_it() {
+    let mut device = booted(settings());
+    device.on_datagram(SECOND, &mut call(Level::Device, 7, 32_765, &[4, 0, 0, 0, 0]));
+    assert_eq!(device.on_datagram(SECOND, &mut call(Level::Network, 8, 3, &[])), Reaction::silent(Heard::CallBegun));
+    let mut said = Vec::new();
+    while let Some(at) = device.errand_at() {
+        let uplink = device.on_errand(SECOND.max(at)).unwrap();
+        said.push((header(&uplink).packet_type, header(&uplink).level(), payload(&uplink)[0]));
+    }
+    use PacketType as Type;
+    let expected =
+        [(Type::RPC_DATA, Level::Device, 7), (Type::RPC_RSP, Level::Device, 7), (Type::RPC_RSP, Level::Network, 8)];
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn what_is_to_be_passed_on_means_nothing_to_a_device_that_is_no_relay() {
+    let mut device = booted(settings());
+    let mut datagram = plain(PacketType::EPACKET_FORWARD_AUTO_CONN, Level::Device, &[1; 14]);
+    assert_eq!(
+        device.on_datagram(SECOND, &mut datagram),
+        Reaction::silent(Heard::Other(PacketType::EPACKET_FORWARD_AUTO_CONN))
+    );
+}
+
 #[test]
 fn a_device_is_small_and_an_acknowledged_one_holds_nothing_beside() {
     assert!(size_of::<Device>() <= 200, "{} bytes", size_of::<Device>());
     let mut device = booted(Settings { ack_share: 1.0, ..settings() });
     sent(device.on_timer(2 * SECOND, 2 * SECOND));
-    assert!(device.awaited.capacity() > 0);
+    assert!(device.awaited.is_some());
     device.on_datagram(2 * SECOND, &mut plain(PacketType::ACK, Level::Network, &1_u16.to_le_bytes()));
-    assert_eq!(device.awaited.capacity(), 0);
+    assert!(device.awaited.is_none() && device.calls.is_none());
 }

@@ -159,7 +159,14 @@ mod tests {
                 let at = Timestamp::from_gps(NOW + left / 4);
                 let frame = Frame::parse(&mut bytes, Layout::Unversioned).unwrap();
                 let verified = &authenticator.open(&ring, frame, Interface::Udp, at).unwrap();
-                let outcome = table.record(&Packet { verified, path: &path, may_move: true, application: None, at });
+                let outcome = table.record(&Packet {
+                    verified,
+                    path: &path,
+                    may_move: true,
+                    application: None,
+                    network: 0,
+                    receipt: at.into(),
+                });
                 let counted = match outcome {
                     Outcome::Counted(_) => Count::ToAccept,
                     Outcome::Refused(Step::TooOld) => Count::TooLate,

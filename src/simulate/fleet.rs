@@ -18,7 +18,7 @@ use super::network::{MAX_HELD, Room};
 use super::ports::{self, Ports};
 use super::relay::Children;
 use super::schedule::Deal;
-use super::{Config, Count, SimulateError, Stats, Summary, chance, identity};
+use super::{Config, Count, SimulateError, Stats, Summary, identity};
 use crate::clock::{Clock, Timestamp};
 use crate::wire::frame::Level;
 
@@ -115,7 +115,7 @@ impl World {
     /// its entropy does not.
     pub(super) fn boot(&self, index: u32, booted_after: Duration, now: Duration) -> Device {
         let config = &self.config;
-        let mut kind = chance(u64::from(config.seed) << 32 | u64::from(index));
+        let mut kind = config.chance_of(index);
         let relays = index < config.relays;
         let sleeping = kind.f64() < config.sleeping && !relays;
         let kept_time = kind.f64() >= config.no_time;
@@ -169,3 +169,7 @@ fn open_links(world: &Arc<World>) -> Result<Vec<Link>, SimulateError> {
 #[cfg(test)]
 #[path = "fleet_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "fleet_calls_tests.rs"]
+mod calls_tests;

@@ -10,21 +10,21 @@ use super::super::{LONGEST_TIME, MAX_DEVICES};
 use super::*;
 use crate::auth::keys::{DeviceKey, FACTORY_NETWORK, Interface, KeyPair, KeyRing};
 use crate::auth::{Authenticator, Verified};
-use crate::id::DeviceId;
+use crate::id::{DeviceId, KeyId};
 use crate::wire::control;
 use crate::wire::frame::{Flags, Frame, Header, Layout, PacketType};
 
 /// A gateway of a plain socket, which knows the network's key and can answer.
-struct Gateway {
+pub(super) struct Gateway {
     socket: UdpSocket,
-    ring: KeyRing,
+    pub(super) ring: KeyRing,
     authenticator: Authenticator,
     sequence: u16,
     heard: HashMap<DeviceId, Vec<(SocketAddr, Header)>>,
 }
 
 impl Gateway {
-    async fn open() -> Self {
+    pub(super) async fn open() -> Self {
         let ring = KeyRing::default();
         ring.set_network(Config::default().network, Config::default().network_root);
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -35,7 +35,7 @@ impl Gateway {
     }
 
     /// Receives one uplink, which must be authentic.
-    async fn receive(&mut self) -> (SocketAddr, Header) {
+    pub(super) async fn receive(&mut self) -> (SocketAddr, Header) {
         let mut buffer = [0; 2048];
         let (len, source) = self.socket.recv_from(&mut buffer).await.unwrap();
         let frame = Frame::parse(&mut buffer[..len], Layout::Unversioned).unwrap();
@@ -45,10 +45,21 @@ impl Gateway {
         (source, header)
     }
 
-    async fn send(&mut self, to: SocketAddr, device_id: DeviceId, packet_type: PacketType, payload: &[u8]) {
-        let (key_id, gps_time) = (FACTORY_NETWORK, Clock::default().now().gps());
+    pub(super) async fn send(&mut self, to: SocketAddr, device_id: DeviceId, packet_type: PacketType, payload: &[u8]) {
+        self.send_under(to, (FACTORY_NETWORK, Flags(0)), device_id, packet_type, payload).await;
+    }
+
+    pub(super) async fn send_under(
+        &mut self,
+        to: SocketAddr,
+        (key_id, flags): (KeyId, Flags),
+        device_id: DeviceId,
+        packet_type: PacketType,
+        payload: &[u8],
+    ) {
+        let gps_time = Clock::default().now().gps();
         self.sequence += 1;
-        let (flags, sequence) = (Flags(0), self.sequence);
+        let sequence = self.sequence;
         let header = Header { packet_type, flags, key_id, device_id, gps_time, sequence, entropy: 0 };
         let mut bytes = Vec::new();
         let sealed =
@@ -73,7 +84,7 @@ impl Gateway {
 }
 
 /// A lively fleet: everybody listens, asks, and reports every 20 ms.
-fn lively(gateway: &Gateway) -> Config {
+pub(super) fn lively(gateway: &Gateway) -> Config {
     Config {
         gateway: gateway.socket.local_addr().unwrap(),
         cadence: Duration::from_millis(20),
@@ -85,7 +96,7 @@ fn lively(gateway: &Gateway) -> Config {
 }
 
 /// Runs a fleet while `script` lasts.
-async fn during(config: Config, script: impl Future<Output = ()>) -> Summary {
+pub(super) async fn during(config: Config, script: impl Future<Output = ()>) -> Summary {
     let (over, shutdown) = oneshot::channel();
     let shutdown = async { shutdown.await.unwrap() };
     let fleet = super::super::run(config, Clock::default(), Arc::default(), shutdown);

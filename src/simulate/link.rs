@@ -1,6 +1,6 @@
 //! One task of a fleet: some devices, the ports they send from, and their time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +43,8 @@ pub(super) struct Link {
     /// Those that have booted, in the order of their places.
     members: Vec<Member>,
     held: Held,
+    /// When which of them has something to do beside its telemetry.
+    errands: BTreeSet<(Duration, usize)>,
     refused: Refused,
     /// Decides what happens to downlinks.
     random: Rng,
@@ -54,6 +56,8 @@ struct Member {
     expectation: Expectation,
     /// Which of the ports its NAT has given it.
     port: u8,
+    /// When it is among the errands.
+    errand_at: Option<Duration>,
 }
 
 /// A datagram that has been sent by a device.
@@ -70,6 +74,8 @@ pub(super) struct Sent {
     copied: bool,
     /// Made by the network.
     copy: bool,
+    /// The first of a boot.
+    boots: bool,
 }
 
 /// How long the copy of a datagram that is copied is held back, from when that leaves.
@@ -95,6 +101,7 @@ impl Link {
             // Pages that no device has booted into yet are not resident.
             members: Vec::with_capacity(deal.len()),
             held: Held::default(),
+            errands: BTreeSet::new(),
             refused: Refused::default(),
             random: chance(!seed),
             world,
@@ -133,16 +140,20 @@ impl Link {
 
     fn next_due(&self) -> Option<Duration> {
         let held = self.held.waiting.first_key_value().map(|((due, _), _)| *due);
-        let wake = self.schedule.next().map(|due| due.time);
-        held.into_iter().chain(wake).min()
+        held.into_iter().chain(self.schedule.next().map(|due| due.time)).chain(self.next_errand()).min()
+    }
+
+    fn next_errand(&self) -> Option<Duration> {
+        self.errands.first().map(|(time, _)| *time)
     }
 
     /// Does what is due in the order in which it is, so that a machine that is late changes nothing of what happens.
     async fn serve_due(&mut self) {
         for _ in 0..WAKES_AT_ONCE {
             let now = self.world.start.elapsed();
-            let wake = self.schedule.next().map(|due| due.time);
-            if self.release(now.min(wake.unwrap_or(now))) {
+            let wake = self.schedule.next().map_or(now, |due| due.time);
+            let errand = self.next_errand().unwrap_or(now);
+            if self.release(now.min(wake).min(errand)) || self.do_errand(now.min(wake)) {
                 continue;
             }
             let Some(due) = self.schedule.take(now) else { break };
@@ -163,13 +174,14 @@ impl Link {
             let (device, expectation) = (self.world.boot(self.deal.index(at), boot_at, uptime), Expectation::default());
             // Neighbours share a port: they are due one after the other, and so leave together.
             let port = (at * self.ports.len() / self.deal.len()) as u8;
-            self.members.push(Member { device, expectation, port });
+            self.members.push(Member { device, expectation, port, errand_at: None });
         }
         let device = &mut self.members[at].device;
         let forgotten = is_forgotten(device, uptime, self.world.config.nat_timeout);
         let wake = device.on_timer(time.saturating_sub(boot_at), uptime);
         // What is left of what a relay has heard is due at once.
         self.schedule.again(at, time.max(boot_at + device.next_send_at()));
+        self.note_errand(at);
         match wake {
             Wake::Send(mut uplink) => {
                 let fate = self.fate(at, &mut uplink);
@@ -183,6 +195,42 @@ impl Link {
             }
             Wake::Reopen => self.change_port(at, Count::Reopened).await,
         }
+    }
+
+    /// Does what a device has to do beside its telemetry, if one has until `now`.
+    fn do_errand(&mut self, now: Duration) -> bool {
+        let Some(&(due, at)) = self.errands.first().filter(|(time, _)| *time <= now) else { return false };
+        let uptime = self.world.start.elapsed().saturating_sub(self.schedule.boot_at(at));
+        let uplink = self.with_device(at, |device| device.on_errand(uptime));
+        if let Some(mut uplink) = uplink {
+            let fate = self.fate(at, &mut uplink);
+            self.send(at, uplink, fate, due);
+        }
+        true
+    }
+
+    /// Lets a device act upon calls, counts what it carries out, and notes what it has to do next.
+    fn with_device<T>(&mut self, at: usize, act: impl FnOnce(&mut Device) -> T) -> T {
+        let device = &mut self.members[at].device;
+        let before = device.executed();
+        let done = act(device);
+        let after = device.executed();
+        self.world.stats.add_many(Count::Executed, (after.calls - before.calls) as usize);
+        self.world.stats.add_many(Count::ExecutedAgain, (after.again - before.again) as usize);
+        self.note_errand(at);
+        done
+    }
+
+    fn note_errand(&mut self, at: usize) {
+        let member = &mut self.members[at];
+        let errand_at = member.device.errand_at().map(|uptime| self.schedule.boot_at(at) + uptime);
+        if member.errand_at == errand_at {
+            return;
+        }
+        if let Some(before) = std::mem::replace(&mut member.errand_at, errand_at) {
+            self.errands.remove(&(before, at));
+        }
+        self.errands.extend(errand_at.map(|time| (time, at)));
     }
 
     fn fate(&self, at: usize, uplink: &mut Uplink) -> Fate {
@@ -213,6 +261,8 @@ impl Link {
             PacketType::KEY_IDS => Count::KeyIds,
             PacketType::ECHO_RSP => Count::EchoAnswers,
             PacketType::RPC_RSP => Count::CallAnswers,
+            PacketType::RPC_DATA | PacketType::RPC_DATA_ACK => Count::CallData,
+            PacketType::EPACKET_CONN_TERMINATED => Count::Terminations,
             PacketType::RECEIVED_EPACKET => Count::Containers,
             _ => Count::Telemetry,
         });
@@ -226,7 +276,7 @@ impl Link {
         let boots = packet_type == PacketType::KEY_IDS && sequence == 0;
         let port = self.members[at].port;
         let (entries, copied) = (uplink.entries as u16, fate.copied);
-        let sent = Sent { at: at as u32, port, gps_time, sequence, entries, copied, copy: false };
+        let sent = Sent { at: at as u32, port, gps_time, sequence, entries, copied, copy: false, boots };
         // A boot that its own telemetry overtakes is judged by rules of which no simple reckoning can be made.
         let [held, copy_held] = [fate.held, fate.copy_held].map(|hold| hold.filter(|_| !boots));
         self.travel(sent, uplink.bytes, copy_held, held, now);
@@ -281,7 +331,11 @@ impl Link {
                 }
                 return world.stats.add(Count::SendFailures);
             }
-            let expected = members[sent.at as usize].expectation.of(&Leaving { copy, ..sent.leaving(now) });
+            let expectation = &mut members[sent.at as usize].expectation;
+            if sent.boots && !copy {
+                *expectation = Expectation::default();
+            }
+            let expected = expectation.of(&Leaving { copy, ..sent.leaving(now) });
             if expected == Count::ToAccept {
                 world.stats.add_many(Count::Entries, sent.entries.into());
             }
@@ -309,7 +363,7 @@ impl Link {
     fn hear(&mut self, port: usize, datagram: &mut [u8]) {
         let now = self.world.start.elapsed();
         let at = self.addressee(datagram).unwrap_or(self.last_senders[port]);
-        let Some(member) = self.members.get_mut(at) else { return };
+        let Some(member) = self.members.get(at) else { return };
         let uptime = now.saturating_sub(self.schedule.boot_at(at));
         let (config, stats) = (&self.world.config, &self.world.stats);
         if self.random.f64() < config.downlink_loss {
@@ -318,8 +372,8 @@ impl Link {
         if usize::from(member.port) != port || is_forgotten(&member.device, uptime, config.nat_timeout) {
             return stats.add(Count::NatMissed);
         }
-        let reaction = member.device.on_datagram(uptime, datagram);
-        count_heard(stats, reaction.heard);
+        let reaction = self.with_device(at, |device| device.on_datagram(uptime, datagram));
+        count_heard(&self.world.stats, reaction.heard);
         if let Some(mut reply) = reaction.reply {
             let fate = self.fate(at, &mut reply);
             self.send(at, reply, fate, now);
@@ -359,8 +413,10 @@ fn count_heard(stats: &Stats, heard: Heard) {
         Heard::UnknownKey => stats.add(Count::UnknownKeys),
         Heard::Ack(Some(after)) => stats.acknowledged(after),
         Heard::Ack(None) => stats.add(Count::AcksUnmatched),
+        Heard::CallLost => stats.add(Count::CallsLost),
+        Heard::Forward => stats.add(Count::Forwarded),
         Heard::Other(_) => stats.add(Count::Unsupported),
         // Counted as their answers.
-        Heard::Echo | Heard::Call(_) => {}
+        Heard::Echo | Heard::Call(_) | Heard::CallBegun | Heard::CallData => {}
     }
 }

@@ -1,14 +1,21 @@
 //! A fleet of simulated devices that speak to a gateway over real sockets.
 //!
-//! [`device`] is one device, pure, [`relay`] what makes a relay of it; [`identity`] is who it is. `fleet` deals devices out to links; a `link` gives them ports
+//! [`device`] is one device, pure, [`relay`] what makes a relay of it, `child` what that hears; [`identity`] is who it is. `rpc`
+//! knows the commands of a device, `calls` carries them out, [`exchange`] moves the data of some. `fleet` deals devices out to links; a `link` gives them ports
 //! and time, as its `schedule` says, over a `network` that may lose and copy what they send. `expect` reckons what a gateway
 //! should make of it, [`compare`] asks what it made. For the `simulate` command, for `demo`, and for tests. Devices know
 //! nothing of the gateway: they meet it as firmware does.
 
 pub mod args;
 pub mod attack;
+mod calls;
+mod child;
 pub mod compare;
+pub mod connect;
+mod count;
 pub mod device;
+mod events;
+pub mod exchange;
 mod expect;
 mod fleet;
 mod forge;
@@ -21,8 +28,10 @@ mod progress;
 pub mod relay;
 mod rpc;
 mod schedule;
+pub mod security;
 pub mod stats;
 mod telemetry;
+mod timekeeping;
 pub mod verdict;
 mod victim;
 
@@ -257,6 +266,16 @@ impl Config {
             return refuse(format!("{name} is {share}: a share lies between 0 and 1"));
         }
         Ok(())
+    }
+
+    /// Whether device `index` sleeps between packets.
+    pub fn sleeps(&self, index: u32) -> bool {
+        index >= self.relays && self.chance_of(index).f64() < self.sleeping
+    }
+
+    /// Decides of which kind device `index` is; the first number drawn, whether it sleeps.
+    fn chance_of(&self, index: u32) -> Rng {
+        chance(u64::from(self.seed) << 32 | u64::from(index))
     }
 
     fn times(&self) -> [(&'static str, Duration); 7] {

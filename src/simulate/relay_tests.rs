@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::auth::Authenticator;
-use crate::auth::keys::{DeviceKey, KeyPair, KeyRing};
-use crate::id::DeviceId;
+use crate::auth::keys::{DeviceKey, Interface, KeyPair, KeyRing};
+use crate::auth::{Authenticator, seal_with};
+use crate::simulate::connect::{ENDED_HERE, NOBODY_THERE};
 use crate::simulate::device::{Device, Reception, Settings, Wake};
 use crate::simulate::identity::device_id;
 use crate::simulate::keys::{CloudKey, NetworkKeys};
 use crate::wire::container;
-use crate::wire::frame::Frame;
+use crate::wire::container::BtAddress;
+use crate::wire::frame::{Flags, Frame, Header};
+use crate::wire::rpc::{Command, Response};
 
 const STARTED: Timestamp = Timestamp::from_gps(17_123 * 86_400 + 50);
 const SECOND: Duration = Duration::from_secs(1);
@@ -95,7 +97,7 @@ fn each_packet_of_each_child_is_passed_on_once_however_many_containers_it_takes(
     assert!(by_child.keys().eq(config.child_identities().unwrap().iter().map(|identity| &identity.id)));
     for (child, sequences) in by_child {
         // The last may be on the air still.
-        assert!(matches!(sequences[..], [0, 1, 2] | [0, 1]), "{child}: {sequences:?}");
+        assert!(matches!(sequences[..], [0, 16, 32] | [0, 16]), "{child}: {sequences:?}");
     }
 }
 
@@ -113,7 +115,7 @@ fn half_is_still_encrypted_over_both_kinds_of_bluetooth_and_all_is_telemetry_wit
     for (header, payload, _, sealed) in &packets {
         let age = header.gps_time - STARTED.gps();
         assert_eq!((header.packet_type, header.level() == Level::Device), (PacketType::TDF, *sealed));
-        assert_eq!(u32::from(header.sequence), age / 10, "one in each cadence of 10 s");
+        assert_eq!(u32::from(header.sequence), 16 * (age / 10), "one in each cadence of 10 s, and room for 15 answers");
         assert_eq!(crate::wire::tdf::scan(payload).announce.is_some(), header.sequence == 0);
     }
 }
@@ -153,7 +155,7 @@ fn a_relay_that_boots_later_hears_what_is_sent_from_then_on() {
     let packets = passed_on(&config, &mut children(&config, 0, 35 * SECOND), 20 * SECOND);
     let firsts: Vec<_> = sequences(&packets).into_values().map(|sequences| sequences[0]).collect();
     // They send at 0, 2.5, 5 and 7.5 s of each 10 s.
-    assert_eq!(firsts, [4, 4, 3, 3]);
+    assert_eq!(firsts, [64, 64, 48, 48]);
 }
 
 #[test]
@@ -165,6 +167,100 @@ fn what_is_heard_is_collected_for_a_second_at_most_and_nothing_heard_is_nothing_
     assert!(relay.container(2 * SECOND).is_none());
     let quick = Config { cadence: Duration::from_millis(40), ..config(1, 4) };
     assert_eq!(children(&quick, 0, Duration::ZERO).due_at(), Some(quick.cadence));
+}
+
+/// A gateway's call to the child at `bt`, as its relay gets it.
+fn forwarded(config: &Config, level: Level, bt: BtAddress, call: &Command<'_>, flags: u8) -> Vec<u8> {
+    let child = &config.child_identities().unwrap()[0];
+    let (key_id, root, flag) = match level {
+        Level::Network => (config.network, &config.network_root, 0),
+        Level::Device => (child.key_id, &child.root, Flags::DEVICE_KEY),
+    };
+    let header = Header {
+        packet_type: PacketType::RPC_CMD,
+        flags: Flags(flag),
+        key_id,
+        device_id: child.id,
+        gps_time: STARTED.gps(),
+        sequence: 40_000,
+        entropy: 1,
+    };
+    let (mut payload, mut frame, mut out) = (Vec::new(), Vec::new(), Vec::new());
+    call.encode(&mut payload);
+    seal_with(&root.day_key(Interface::BtGatt, header.rotation()), &header, Layout::Versioned, &payload, &mut frame);
+    let (interface, address) = (RouteInterface::BtCentral, bt);
+    let (connect_timeout, idle_timeout, absolute_timeout) = (3, 5, 60);
+    AutoConnect { interface, flags, connect_timeout, idle_timeout, absolute_timeout, address, frame: &frame }
+        .encode(&mut out);
+    out
+}
+
+const ECHO: Command<'static> = Command { request_id: 7, command_id: 32_767, data: None, parameters: b"hello" };
+
+#[test]
+fn a_child_answers_what_its_relay_passes_on_at_the_level_of_the_call_and_the_connection_ends() {
+    let config = config(1, 4);
+    let mut relay = children(&config, 0, Duration::ZERO);
+    let first = relay.container(SECOND).unwrap();
+    let bt = container::entries(first.payload()).next().unwrap().unwrap().bt.unwrap();
+    let child = config.child_identities().unwrap()[0].id;
+    let flags = AutoConnect::UNTIL_ANSWER | AutoConnect::TELL_END;
+    for (number, level) in [(1, Level::Network), (2, Level::Device)] {
+        let answer = relay.forward(2 * SECOND, &forwarded(&config, level, bt, &ECHO, flags)).unwrap();
+        let entry = container::entries(answer.payload()).next().unwrap().unwrap();
+        assert_eq!((entry.interface, entry.bt, answer.entries()), (RouteInterface::BtCentral, Some(bt), 1));
+        let (header, payload, _, sealed) = Gateway::of(&config).read(&entry);
+        assert_eq!((header.device_id, header.level(), sealed), (child, level, level == Level::Device));
+        assert_eq!((header.sequence, header.gps_time), (number, STARTED.gps() + 2));
+        let response = Response::parse(&payload).unwrap();
+        assert_eq!((response.request_id, response.return_code, response.body), (7, 0, &b"hello"[..]));
+        let end = Terminated { interface: RouteInterface::BtCentral, reason: ENDED_HERE, address: bt };
+        assert_eq!((relay.on_time(2 * SECOND), relay.connections_due_at()), (Some(end), None));
+    }
+    assert_eq!(relay.times_executed(child, 7), 2);
+    assert_eq!(relay.executed(), Executed { calls: 2, again: 1 });
+}
+
+#[test]
+fn a_child_has_as_many_answers_as_sequences_until_its_next_packet() {
+    let config = config(1, 1);
+    let mut relay = children(&config, 0, Duration::ZERO);
+    let bt = container::entries(relay.container(SECOND).unwrap().payload()).next().unwrap().unwrap().bt.unwrap();
+    let mut sequence = |at| {
+        let answer = relay.forward(at, &forwarded(&config, Level::Device, bt, &ECHO, 0))?;
+        let entry = container::entries(answer.payload()).next().unwrap().unwrap();
+        Some(Gateway::of(&config).read(&entry).0.sequence)
+    };
+    let first: Vec<_> = (0..16).map(|_| sequence(2 * SECOND)).collect();
+    assert_eq!(first[..15], (1..16).map(Some).collect::<Vec<_>>());
+    assert_eq!((first[15], sequence(10 * SECOND)), (None, Some(17)));
+}
+
+#[test]
+fn what_no_child_hears_is_not_answered_and_the_relay_tells_when_it_gives_up() {
+    let config = config(1, 1);
+    let mut relay = children(&config, 0, Duration::ZERO);
+    let bt = container::entries(relay.container(SECOND).unwrap().payload()).next().unwrap().unwrap().bt.unwrap();
+    let flags = AutoConnect::TELL_END;
+    let spoiled = |at: usize, to: u8| {
+        let mut payload = forwarded(&config, Level::Device, bt, &ECHO, flags);
+        payload[at] = to;
+        payload
+    };
+    for (what, payload) in [
+        ("cut", forwarded(&config, Level::Device, bt, &ECHO, flags)[..30].to_vec()),
+        ("another interface", spoiled(2, 2)),
+        ("another key id", spoiled(14 + 4, 0)),
+        ("a bad tag", spoiled(60, 0)),
+    ] {
+        assert!(relay.forward(2 * SECOND, &payload).is_none(), "{what}");
+    }
+    assert_eq!(relay.on_time(7 * SECOND).map(|end| end.reason), Some(ENDED_HERE), "it was connected, for 5 s");
+    let nobody = BtAddress { bytes: [1; 6], ..bt };
+    assert!(relay.forward(8 * SECOND, &forwarded(&config, Level::Device, nobody, &ECHO, flags)).is_none());
+    assert_eq!((relay.on_time(10 * SECOND), relay.connections_due_at()), (None, Some(11 * SECOND)));
+    let end = relay.on_time(11 * SECOND).unwrap();
+    assert_eq!((end.reason, end.address), (NOBODY_THERE, nobody));
 }
 
 #[test]

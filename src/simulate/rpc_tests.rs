@@ -9,22 +9,24 @@ use crate::auth::keys::{Interface, RootKey};
 use crate::auth::{open_with, seal_with};
 use crate::clock::Timestamp;
 use crate::id::KeyId;
+use crate::simulate::calls::{Calls, Turn};
 use crate::simulate::device::{Device, Heard, Reception, Settings, Wake};
 use crate::simulate::keys::{CloudKey, NetworkKeys};
 use crate::wire::calls::TimeSource;
 use crate::wire::frame::{Flags, Frame, Header, Layout, Level, PacketType};
+use crate::wire::rpc::Response;
 use crate::wire::tdf::Version;
 
 /// Of the commands that the capture tried: those it has, and two that it does not.
 const COMMANDS: [u16; 4] = [TIME_GET, APPLICATION_INFO, 12_345, 8];
 
-fn runs() -> Vec<Value> {
+pub(in crate::simulate) fn runs() -> Vec<Value> {
     let text = include_str!("../../tests/vectors/firmware-capture.json");
     let mut capture: Value = serde_json::from_str(text).unwrap();
     capture["runs"].as_array_mut().unwrap().drain(..).collect()
 }
 
-fn key(run: &Value, name: &str) -> [u8; 32] {
+pub(in crate::simulate) fn key(run: &Value, name: &str) -> [u8; 32] {
     hex::decode(run["keys"][name].as_str().unwrap()).unwrap().try_into().unwrap()
 }
 
@@ -32,7 +34,7 @@ fn key_id(run: &Value, name: &str) -> KeyId {
     KeyId::new(u32::try_from(run["keys"][name].as_u64().unwrap()).unwrap()).unwrap()
 }
 
-fn opened(run: &Value, bytes: &[u8]) -> Option<(Header, Vec<u8>)> {
+pub(in crate::simulate) fn opened(run: &Value, bytes: &[u8]) -> Option<(Header, Vec<u8>)> {
     let mut bytes = bytes.to_vec();
     let frame = Frame::parse(&mut bytes, Layout::Unversioned).ok()?;
     let name = if frame.header().level() == Level::Device { "device_root_key" } else { "network_root_key" };
@@ -96,7 +98,16 @@ fn facts(run: &Value, header: &Header, payload: &[u8], at: Duration) -> Facts {
     let fraction = time.map_or(0, |time| time.time & 0xffff);
     let age = time.and_then(|time| time.age);
     let time = TimeInfo { source: TimeSource::EPACKET, time: u64::from(header.gps_time) << 16 | fraction, age };
-    Facts { application, time }
+    Facts { application, time, commands: Commands::All }
+}
+
+/// The payload of the answer to a call, and its return code; `None` without an answer.
+fn answer(call: &[u8], level: Level, facts: &Facts) -> Option<(Vec<u8>, i16)> {
+    match Calls::default().on_call(Duration::ZERO, level, call, facts, |_| Vec::new()) {
+        Turn::Answered { answer, return_code, .. } => Some((answer.payload, return_code)),
+        Turn::Malformed => None,
+        turn => panic!("{turn:?}"),
+    }
 }
 
 #[test]
@@ -104,7 +115,7 @@ fn every_captured_call_is_answered_with_the_bytes_of_the_firmware() {
     let mut answered = 0;
     for run in runs() {
         for (call, header, payload, at) in calls(&run) {
-            let (bytes, return_code) = answer(&call, &facts(&run, &header, &payload, at)).unwrap();
+            let (bytes, return_code) = answer(&call, header.level(), &facts(&run, &header, &payload, at)).unwrap();
             assert_eq!(hex::encode(&bytes), hex::encode(&payload), "{} at {at:?}", run["name"]);
             assert_eq!(return_code, Response::parse(&payload).unwrap().return_code);
             answered += 1;
@@ -230,6 +241,49 @@ fn a_call_without_a_whole_header_is_not_answered() {
         entropy: 0,
     };
     let facts = facts(run, &header, &[0; 8], Duration::ZERO);
-    assert!((0..6).all(|len| answer(&[9; 6][..len], &facts).is_none()));
-    assert_eq!(answer(&[9; 6], &facts).unwrap().1, NOT_SUPPORTED);
+    assert!((0..6).all(|len| answer(&[9; 6][..len], Level::Device, &facts).is_none()));
+    assert_eq!(answer(&[9; 6], Level::Device, &facts).unwrap().1, NOT_SUPPORTED);
+}
+
+#[test]
+fn commands_are_refused_below_their_level_and_with_parameters_missing() {
+    let code = |command: u16, level, parameters: &[u8], commands| {
+        let call = [&[1, 0, 0, 0][..], &command.to_le_bytes(), parameters].concat();
+        match read(&call, level, commands).unwrap().1 {
+            Action::Refuse(code) => code,
+            _ => 0,
+        }
+    };
+    let enough = [1; 16];
+    for (command, minimal) in [
+        (REBOOT, Level::Device),
+        (TIME_GET, Level::Network),
+        (TIME_SET, Level::Device),
+        (APPLICATION_INFO, Level::Network),
+        (FILE_WRITE_BASIC, Level::Network),
+        (FILE_WRITE, Level::Network),
+        (SECURITY_STATE, Level::Network),
+        (DATA_SENDER, Level::Device),
+        (DATA_RECEIVER, Level::Device),
+        (ECHO, Level::Network),
+    ] {
+        let at_network = if minimal == Level::Device { DENIED } else { 0 };
+        assert_eq!(code(command, Level::Network, &enough, Commands::All), at_network, "{command}");
+        let time = [&enough[..4], &[0; 4]].concat();
+        assert_eq!(code(command, Level::Device, &[&time[..], &enough].concat(), Commands::All), 0, "{command}");
+        let asks = [TIME_GET, APPLICATION_INFO, SECURITY_STATE, ECHO].contains(&command);
+        let of_child = code(command, Level::Device, &enough, Commands::Questions);
+        assert_eq!(of_child, if asks { 0 } else { NOT_SUPPORTED }, "{command}");
+    }
+    for (command, parameters) in [
+        (TIME_SET, &[0; 8][..]),
+        (TIME_SET, &[1; 7]),
+        (TIME_SET, &[1; 8]),
+        (SECURITY_STATE, &[1; 15]),
+        (FILE_WRITE, &[1; 4]),
+        (DATA_SENDER, &[1; 4]),
+    ] {
+        assert_eq!(code(command, Level::Device, parameters, Commands::All), INVALID, "{command} {parameters:?}");
+    }
+    assert_eq!(code(12_345, Level::Network, &[], Commands::All), NOT_SUPPORTED);
 }

@@ -1,11 +1,13 @@
 //! What a simulated device reports: the TDF payload of its telemetry.
 
+use crate::id::KeyId;
+use crate::wire::calls::ApplicationInfo;
 use crate::wire::tdf::{self, Announce, Version};
 
 /// The application that simulated devices announce: "simu" in ASCII.
-pub(super) const APPLICATION_ID: u32 = 0x7369_6d75;
+const APPLICATION_ID: u32 = 0x7369_6d75;
 /// The version that simulated devices announce.
-pub(super) const VERSION: Version = Version { major: 1, minor: 0, revision: 0, build: 1 };
+const VERSION: Version = Version { major: 1, minor: 0, revision: 0, build: 1 };
 /// The reading id of the one measured value. None of the announce readings, and of no meaning to a gateway.
 const MEASUREMENT: u16 = 1024;
 
@@ -23,6 +25,21 @@ pub(super) fn announce(uptime: u32, reboots: u16, out: &mut Vec<u8>) {
         flags: 0,
     };
     announce.append(out);
+}
+
+/// The same in answer to a call, from a device of `network`.
+pub(super) const fn application(network: KeyId, uptime: u32, reboots: u32) -> ApplicationInfo {
+    ApplicationInfo {
+        application_id: APPLICATION_ID,
+        version: VERSION,
+        network: network.get(),
+        uptime,
+        reboots,
+        // No key-value store, no logger.
+        kv_crc: 0,
+        internal_blocks: 0,
+        external_blocks: 0,
+    }
 }
 
 /// Appends one measured value, taken at `gps_time`.

@@ -199,8 +199,8 @@ impl Outcome {
 
     /// Nobody is answered, except for a packet that counted and may: it is acknowledged as every packet that counts.
     fn answers(&mut self, answers: &Answers, may_be: &BTreeMap<DeviceId, u64>) {
-        // A challenge of a counted recording (rule R6) would come to the attacker, too, beside its acknowledgement. Once a gateway
-        // sends such, one for each device and address in 10 s has to be allowed here.
+        // A challenge of a counted recording (rule R6) would come to the attacker, too, beside its acknowledgement. Gateways send
+        // such only to devices for which messages wait, and none wait for the devices of an attack.
         let allowed = |device: &Option<DeviceId>| device.and_then(|id| may_be.get(&id)).copied().unwrap_or(0);
         let too_many: u64 = answers.iter().map(|(device, count)| count.saturating_sub(allowed(device))).sum();
         let allowed = answers.values().sum::<u64>() - too_many;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::net::UdpSocket;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::identity::Identity;
 use super::{Config, SimulateError, ports, telemetry};
@@ -16,9 +16,15 @@ use crate::id::{DeviceId, KeyId};
 use crate::table::rules::NO_TIME_START;
 use crate::wire::control;
 use crate::wire::frame::{Flags, Frame, Header, Layout, Level, PacketType};
+use crate::wire::rpc::Command;
+use crate::wire::security::SECURITY_STATE;
 
 /// How long a device waits for an acknowledgement: as firmware does.
 const ACK_WITHIN: Duration = Duration::from_secs(2);
+
+/// Time from one question for the keys of a device to the next at least: a gateway waits for 10 s, and how long a datagram is
+/// under way differs.
+const ASKED_EVERY: Duration = Duration::from_secs(9);
 
 /// A device that reports honestly.
 #[derive(Debug)]
@@ -33,6 +39,8 @@ pub(super) struct Victim {
     booted_at: Timestamp,
     sequence: u16,
     random: Rng,
+    /// When it was last asked for its keys.
+    asked_at: Option<Instant>,
     socket: UdpSocket,
 }
 
@@ -62,6 +70,7 @@ impl Victim {
             booted_at: clock.now(),
             sequence: 0,
             random: Rng::with_seed(fastrand::u64(..)),
+            asked_at: None,
             socket: ports::open_one(config.gateway, index as usize + 1, sockets)?,
         })
     }
@@ -117,11 +126,26 @@ impl Victim {
     }
 
     fn acknowledged(&self, datagram: &mut [u8]) -> Option<u16> {
+        control::acked_sequence(self.opened(datagram, PacketType::ACK)?)
+    }
+
+    /// Whether the datagram asks it for its keys, as a gateway may once in a while.
+    pub(super) fn is_asked_for_keys(&mut self, datagram: &mut [u8]) -> bool {
+        let call = self.opened(datagram, PacketType::RPC_CMD).and_then(Command::parse);
+        if call.is_none_or(|call| call.command_id != SECURITY_STATE) {
+            return false;
+        }
+        let now = Instant::now();
+        let before = self.asked_at.replace(now);
+        before.is_none_or(|before| now - before >= ASKED_EVERY)
+    }
+
+    /// The payload of a downlink of this type for it.
+    fn opened<'a>(&self, datagram: &'a mut [u8], packet_type: PacketType) -> Option<&'a [u8]> {
         let frame = Frame::parse(datagram, Layout::Unversioned).ok()?;
         let header = *frame.header();
         let key = self.root(header.level()).day_key(Interface::Udp, header.rotation());
-        let opened = open_with(&key, frame).filter(|_| header.packet_type == PacketType::ACK)?;
-        control::acked_sequence(opened.payload())
+        open_with(&key, frame).filter(|_| header.packet_type == packet_type).map(|opened| opened.payload())
     }
 
     const fn root(&self, level: Level) -> &RootKey {

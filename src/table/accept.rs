@@ -5,11 +5,11 @@ use std::collections::HashSet;
 
 use super::route::{Application, Outcome, Path};
 use super::rules::Step;
+use super::sending::Receipt;
 use super::{Packet, RoutePolicy, RouteTable};
 use crate::auth::Verified;
 use crate::auth::keys::{KeyRing, NetworkInfo};
 use crate::auth::nonce::OwnNonces;
-use crate::clock::Timestamp;
 use crate::id::DeviceId;
 use crate::metrics::Disposition;
 use crate::wire::frame::{Level, PacketType};
@@ -62,8 +62,10 @@ impl Accepted {
 }
 
 impl Acceptance<'_> {
-    /// Takes in an authentic packet that came by `path` and arrived `at`.
-    pub fn accept(&self, verified: &Verified<'_>, path: &Path, at: Timestamp) -> Accepted {
+    /// Takes in an authentic packet that came by `path`. `receipt` is that of its datagram, a container perhaps; a time alone
+    /// does where nothing is to be answered.
+    pub fn accept(&self, verified: &Verified<'_>, path: &Path, receipt: impl Into<Receipt>) -> Accepted {
+        let receipt = receipt.into();
         if self.is_reflected(verified) {
             return Accepted::Reflected;
         }
@@ -73,9 +75,10 @@ impl Acceptance<'_> {
         }
         let announced = Announced::by(verified);
         let may_move = self.policy == RoutePolicy::Newest
-            || verified.level() == Level::Device
+            || proved_level(verified, path) == Level::Device
             || !self.has_key(verified.header().device_id);
-        let packet = Packet { verified, path, may_move, application: announced.application, at };
+        let (application, network) = (announced.application, authority.number());
+        let packet = Packet { verified, path, may_move, application, network, receipt };
         let outcome = self.table.record(&packet);
         if let (Outcome::Counted(_), Some((remote, application))) = (outcome, announced.remote)
             // Whoever reports of another device is to it as a relay.
@@ -83,7 +86,7 @@ impl Acceptance<'_> {
             // And that it reports so is itself the word of the relay that decrypted it.
             && !(is_on_word(verified) && self.is_foreign(remote, &authority, path.relay()))
         {
-            self.table.set_application(remote, application, at);
+            self.table.set_application(remote, application, receipt.at);
         }
         Accepted::Recorded { outcome, malformed: announced.malformed }
     }
@@ -99,11 +102,13 @@ impl Acceptance<'_> {
         let (header, opened) = (verified.header(), verified.network());
         let of_opened = opened.map(|(_, info)| info);
         if !is_on_word(verified) {
-            return Authority { networks: [of_opened, None], is_public: of_opened.is_some_and(|info| info.public) };
+            let is_public = of_opened.is_some_and(|info| info.public);
+            return Authority { networks: [of_opened, None], is_on_word: false, is_public };
         }
         let claimed = (header.level() == Level::Network).then_some(header.key_id);
         let is_public = opened.is_some_and(|(id, info)| info.public && claimed == Some(id));
-        Authority { networks: [of_opened, claimed.and_then(|id| self.keys.network(id))], is_public }
+        let of_claimed = claimed.and_then(|id| self.keys.network(id));
+        Authority { networks: [of_opened, of_claimed], is_on_word: true, is_public }
     }
 
     /// Rule R8: a network that is not public speaks for devices of its own organisation, and so does a relay. Devices and
@@ -127,10 +132,29 @@ impl Acceptance<'_> {
 
 /// What a packet comes under, for rule R8. A device key stands for no network, whoever relays its packets.
 struct Authority {
-    /// Networks that it comes under; those that are not public must be of the device's organisation.
+    /// Networks that it comes under, the one of a relay's word last; those that are not public must be of the device's
+    /// organisation.
     networks: [Option<NetworkInfo>; 2],
+    /// Whether a relay decrypted it.
+    is_on_word: bool,
     /// Whether the key of a public network proves it, so that it does not matter who relays it.
     is_public: bool,
+}
+
+impl Authority {
+    /// The number of the network that the device itself speaks under; 0: it uses its own key, or the network is not known.
+    fn number(&self) -> u16 {
+        self.networks[usize::from(self.is_on_word)].map_or(0, |info| info.number)
+    }
+}
+
+/// What a packet proves of the way it came: of one inside a container no more than the container does, which whoever heard
+/// the packet may have made.
+fn proved_level(verified: &Verified<'_>, path: &Path) -> Level {
+    match path {
+        Path::Direct(_) => verified.level(),
+        Path::Relayed(through) => verified.level().min(through.level),
+    }
 }
 
 /// Whether a relay decrypted the packet.

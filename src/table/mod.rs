@@ -12,10 +12,11 @@ mod prefetch;
 mod record;
 pub mod route;
 pub mod rules;
+pub mod sending;
 pub mod side;
 mod unregistered;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -25,9 +26,10 @@ use crate::auth::Verified;
 use crate::clock::Timestamp;
 use crate::id::{Cursor, DeviceId};
 use crate::wire::frame::{Flags, PacketType};
-use record::{Counting, Record};
+use record::{Counting, Record, Routed};
 use route::{Application, Counted, Outcome, Path, Snapshot};
 use rules::{Arrival, Slot, Step, TimeClass, judge};
+use sending::{Receipt, Release};
 use side::Sides;
 use unregistered::Admission;
 
@@ -104,12 +106,14 @@ pub struct Packet<'a> {
     pub verified: &'a Verified<'a>,
     /// How it came.
     pub path: &'a Path,
-    /// Whether the route policy lets it move a route.
+    /// Whether the route policy lets it move a route. One that may not proves none either.
     pub may_move: bool,
     /// What it announces about its sender.
     pub application: Option<Application>,
-    /// When it arrived.
-    pub at: Timestamp,
+    /// The network it comes under, as in [`NetworkInfo`](crate::auth::keys::NetworkInfo); 0: none that is known.
+    pub network: u16,
+    /// How and when its datagram came in.
+    pub receipt: Receipt,
 }
 
 /// No organisation has this number: they are given in the order in which organisations are made.
@@ -135,6 +139,8 @@ pub struct RouteTable {
     /// Raised when a record is forgotten: a record made later counts in another epoch.
     generation: AtomicU32,
     epoch_base: u64,
+    /// Added to the sequences of downlinks.
+    down_moved: AtomicU16,
 }
 
 impl RouteTable {
@@ -152,6 +158,7 @@ impl RouteTable {
             unregistered: config.unregistered,
             generation: AtomicU32::new(1),
             epoch_base: u64::from(config.epoch) << 32,
+            down_moved: AtomicU16::new(0),
         }
     }
 
@@ -256,7 +263,8 @@ impl RouteTable {
         if let Some(mut record) = self.records.get_mut(&id) {
             return self.count(&mut record, packet);
         }
-        let counted = self.with_new_record(id, packet.at, self.unregistered, |record| self.count(record, packet));
+        let counted =
+            self.with_new_record(id, packet.receipt.at, self.unregistered, |record| self.count(record, packet));
         counted.unwrap_or(Outcome::NotRegistered)
     }
 
@@ -345,7 +353,7 @@ impl RouteTable {
                 if !registered && unregistered == Unregistered::Deny {
                     return None;
                 }
-                let mut record = vacant.insert(Record::new(self.generation_of(id), registered, random_u16()));
+                let mut record = vacant.insert(Record::new(self.generation_of(id), registered));
                 if !registered {
                     self.admission.enter();
                 }
@@ -407,7 +415,7 @@ impl RouteTable {
         session.advance(step, &arrival);
         let proved_gps = step.proved().then_some(header.gps_time);
         record.set_marks(arrival.slot, session, proved_gps, arrival.entropy.is_none());
-        let (change, moved_from) = record.count(&Counting {
+        let Routed { change, moved_from, proved_address, is_trusted } = record.count(&Counting {
             path: packet.path,
             step,
             class: arrival.class,
@@ -419,11 +427,20 @@ impl RouteTable {
             newest: step.proved() && header.gps_time >= greatest,
             may_move: packet.may_move,
             application: packet.application,
-            at: packet.at,
+            network: packet.network,
+            receipt: packet.receipt,
         });
+        let heard_directly = record.is_heard_directly(packet.receipt.at);
+        let single_tx = header.flags.contains(Flags::SINGLE_TX);
+        let release = Release::of(step, change, arrival.slot, is_trusted, single_tx, heard_directly);
+        let expects = record.expects();
+        if release != Release::No && expects {
+            record.expect(false);
+        }
         let asks = arrival.slot == Slot::Direct && header.flags.contains(Flags::ACK_REQUEST);
-        let ack_sequence = asks.then(|| record.next_down_sequence());
-        Outcome::Counted(Counted { step, change, moved_from, ack_sequence, cursor: record.cursor(self.epoch_base) })
+        let ack_sequence = asks.then(|| self.moved_down(record.next_down_sequence()));
+        let cursor = record.cursor(self.epoch_base);
+        Outcome::Counted(Counted { step, change, moved_from, ack_sequence, cursor, release, expects, proved_address })
     }
 
     /// Rule R4, with the side record where it matters: fresh packets rarely need it.
@@ -461,17 +478,11 @@ fn arrival(packet: &Packet<'_>) -> Arrival {
             Path::Direct(_) => Slot::Direct,
             Path::Relayed(_) => Slot::Relayed,
         },
-        class: TimeClass::of(header.gps_time, packet.at.gps()),
+        class: TimeClass::of(header.gps_time, packet.receipt.at.gps()),
         gps_time: header.gps_time,
         sequence: header.sequence,
         entropy: packet.verified.entropy(),
         boot: header.packet_type == PacketType::KEY_IDS && header.sequence == 0,
-        at: packet.at,
+        at: packet.receipt.at,
     }
-}
-
-/// Downlink sequences start at random: what an earlier process used in this second is not known.
-fn random_u16() -> u16 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(()) as u16
 }

@@ -64,13 +64,13 @@ mod tests {
         let ids: Vec<DeviceId> = (0..200).map(DeviceId).collect();
         fetch(&records, &ids);
         for &id in &ids[..100] {
-            records.insert(id, Record::new(1, false, id.0 as u16));
+            records.insert(id, Record::new(id.0 as u32, false));
             fetch(&records, &ids);
         }
         let writing = records.get_mut(&ids[0]);
         fetch(&records, &ids);
         drop(writing);
-        assert!((0..100).all(|id| records.get_mut(&DeviceId(id)).unwrap().next_down_sequence() == id as u16 + 1));
+        assert!((0..100).all(|id| records.get(&DeviceId(id)).unwrap().cursor(0).epoch == id));
         assert_eq!(records.len(), 100);
     }
 }

@@ -1,6 +1,7 @@
 //! The record of one device: what is held for each of millions, so laid out small.
 //!
-//! Fields that few devices need (relayed slot, IPv6 addresses, packets from elsewhere) live in a box beside it.
+//! Fields that few devices need (relayed slot, IPv6 addresses, packets from elsewhere) live in a box beside it. What
+//! downlinks need of it is read in [`super::sending`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -13,6 +14,7 @@ use super::route::{
     Application, DirectRoute, LastPacket, Path, RelayedRoute, Relaying, Route, Snapshot, Trust, canonical,
 };
 use super::rules::{RouteChange, Session, Slot, Step, TimeClass, route_change};
+use super::sending::{DIRECT_FOR, Receipt, SendRoute, Via};
 
 /// The state of one device. 104 bytes, an entry of the map 112; what that comes to with the slack of the map is in
 /// docs/performance.md.
@@ -39,9 +41,18 @@ pub(super) struct Record {
     direct_sequence: u16,
     direct_port: u16,
     down_sequence: u16,
+    /// Packets counted since the route moved, the one that moved it not among them. Stays at its end.
+    since_move: u16,
+    /// As in [`NetworkInfo`](crate::auth::keys::NetworkInfo); 0: not known.
+    pub(super) network: u16,
     bits: u16,
     last_type: u8,
+    /// The class of the last packet in the lowest two bits, and [`bit::PROVED_ADDRESS`].
     last_class: u8,
+    /// Where the last packet of the direct route came in.
+    via: Via,
+    /// The longest datagram of its own, in units of 8 bytes, rounded down.
+    largest: u8,
 }
 
 #[derive(Debug, Default)]
@@ -50,6 +61,8 @@ struct Cold {
     /// Address of the last counted packet, where it is not the direct route's.
     last_source: Option<SocketAddr>,
     relayed: Option<RelayedRoute>,
+    /// A proved packet that may move a route came by the present relayed route.
+    relayed_proved: bool,
     relayed_session: Session,
     relayed_greatest: u32,
 }
@@ -71,7 +84,19 @@ mod bit {
     pub(super) const DIRECT_TRUST_DEVICE: u16 = 1 << 12;
     pub(super) const DIRECT_TRUST_VERIFIED: u16 = 1 << 13;
     pub(super) const LAST_RELAYED: u16 = 1 << 14;
+    /// There may be something for the device in the outbox.
+    pub(super) const EXPECTS: u16 = 1 << 15;
+    /// Of [`super::Record::last_class`]: a proved packet that may move a route, or the answer to a challenge, came from the
+    /// present direct address.
+    pub(super) const PROVED_ADDRESS: u8 = 1 << 2;
 }
+
+/// The class in [`Record::last_class`].
+const CLASS: u8 = 0b11;
+
+/// Generations that begin their downlink sequences apart from each other, and how far apart.
+const SPREAD: u32 = 16;
+const SPREAD_BY: u16 = 1024;
 
 /// A counted packet, as the record takes it in.
 pub(super) struct Counting<'a> {
@@ -89,12 +114,25 @@ pub(super) struct Counting<'a> {
     pub(super) may_move: bool,
     /// What the packet announces.
     pub(super) application: Option<Application>,
-    pub(super) at: Timestamp,
+    /// The network it comes under; 0: none that is known.
+    pub(super) network: u16,
+    pub(super) receipt: Receipt,
+}
+
+/// What a counted packet did to the route of its slot.
+pub(super) struct Routed {
+    pub(super) change: RouteChange,
+    /// Where the route led before, if it moved.
+    pub(super) moved_from: Option<SocketAddr>,
+    /// Whether the address it came from is proved for the device.
+    pub(super) proved_address: bool,
+    /// Whether the route policy trusts the way it came.
+    pub(super) is_trusted: bool,
 }
 
 impl Record {
-    /// A record before its first packet. `down_sequence` is where its downlinks start.
-    pub(super) fn new(generation: u32, registered: bool, down_sequence: u16) -> Self {
+    /// A record before its first packet.
+    pub(super) fn new(generation: u32, registered: bool) -> Self {
         Self {
             session: Session::default(),
             count: 0,
@@ -114,10 +152,15 @@ impl Record {
             last_sequence: 0,
             direct_sequence: 0,
             direct_port: 0,
-            down_sequence,
-            bits: if registered { bit::REGISTERED } else { 0 },
+            down_sequence: 0,
+            since_move: 0,
+            network: 0,
+            // Something may have been put into the outbox before.
+            bits: bit::EXPECTS | if registered { bit::REGISTERED } else { 0 },
             last_type: 0,
             last_class: 0,
+            via: Via::UNKNOWN,
+            largest: 0,
         }
     }
 
@@ -190,21 +233,54 @@ impl Record {
         self.down_sequence
     }
 
-    /// Takes in a packet that counts: cursor, route, last packet, state. Also gives where the route led before, if it moved.
-    pub(super) fn count(&mut self, packet: &Counting<'_>) -> (RouteChange, Option<SocketAddr>) {
-        let (change, moved_from) = match packet.path {
+    /// Half of all sequences beyond the first of the device, so that it takes the two long to meet. A record that follows one
+    /// that was forgotten begins elsewhere: the former one's may have been used in the same second.
+    fn begin_down_sequence(&mut self, first: u16) {
+        let spread = (self.generation.saturating_sub(1) % SPREAD) as u16 * SPREAD_BY;
+        self.down_sequence = first.wrapping_add(1 << 15).wrapping_add(spread).wrapping_sub(1);
+    }
+
+    /// Whether a packet of the device itself set or refreshed its direct route at most 300 s before `now`.
+    pub(super) fn is_heard_directly(&self, now: Timestamp) -> bool {
+        self.has(bit::HAS_DIRECT) && self.direct_at.after(DIRECT_FOR) >= now
+    }
+
+    /// Whether a packet was counted.
+    pub(super) fn is_heard(&self) -> bool {
+        self.count > 0
+    }
+
+    /// Whether there may be something in the outbox.
+    pub(super) fn expects(&self) -> bool {
+        self.has(bit::EXPECTS)
+    }
+
+    pub(super) fn expect(&mut self, on: bool) {
+        self.set(bit::EXPECTS, on);
+    }
+
+    /// Takes in a packet that counts: cursor, route, last packet, state.
+    pub(super) fn count(&mut self, packet: &Counting<'_>) -> Routed {
+        let at = packet.receipt.at;
+        if self.count == 0 {
+            self.first_at = at;
+            self.begin_down_sequence(packet.sequence);
+        }
+        let was_relayed = self.has(bit::LAST_ROUTE_RELAYED);
+        let routed = match packet.path {
             Path::Direct(source) => self.count_direct(*source, packet),
             Path::Relayed(through) => self.count_relayed(*through, packet),
         };
-        if self.count == 0 {
-            self.first_at = packet.at;
-        }
+        let change = routed.change;
+        let is_switched = self.has(bit::LAST_ROUTE_RELAYED) != was_relayed;
+        let is_moved = is_switched || matches!(change, RouteChange::First | RouteChange::Moved);
+        self.since_move = if is_moved { 0 } else { self.since_move.saturating_add(1) };
         self.count += 1;
-        self.last_at = packet.at;
+        self.last_at = at;
         self.last_gps = packet.gps_time;
         self.last_sequence = packet.sequence;
         self.last_type = packet.packet_type.0;
-        self.last_class = packet.class as u8;
+        self.last_class = self.last_class & !CLASS | packet.class as u8;
         self.set(bit::LAST_DEVICE_LEVEL, packet.level == Level::Device);
         self.set(bit::LAST_PROVED, packet.step.proved());
         let on_route = change != RouteChange::Kept;
@@ -215,7 +291,10 @@ impl Record {
         {
             self.set_application(application);
         }
-        (change, moved_from)
+        if packet.network != 0 && (packet.step.proved() || on_route) {
+            self.network = packet.network;
+        }
+        routed
     }
 
     /// Sets what the device runs.
@@ -228,7 +307,7 @@ impl Record {
         self.set(bit::HAS_APPLICATION, true);
     }
 
-    fn count_direct(&mut self, source: SocketAddr, packet: &Counting<'_>) -> (RouteChange, Option<SocketAddr>) {
+    fn count_direct(&mut self, source: SocketAddr, packet: &Counting<'_>) -> Routed {
         let source = canonical(source);
         let current = self.direct_address();
         let change = route_change(current.map(|current| current == source), packet.newest, packet.may_move);
@@ -238,7 +317,28 @@ impl Record {
         self.set(bit::ALWAYS_RX, packet.flags.contains(Flags::ALWAYS_RX));
         self.set(bit::SINGLE_TX, packet.flags.contains(Flags::SINGLE_TX));
         self.remember_source(change == RouteChange::Kept, source);
-        (change, current.filter(|_| change == RouteChange::Moved))
+        let units = u8::try_from(packet.receipt.len / 8).unwrap_or(u8::MAX);
+        self.largest = self.largest.max(units);
+        let is_proved = self.is_address_proved() && change != RouteChange::Kept;
+        Routed {
+            change,
+            moved_from: current.filter(|_| change == RouteChange::Moved),
+            proved_address: is_proved || packet.step.proved(),
+            is_trusted: is_proved || packet.may_move,
+        }
+    }
+
+    fn is_address_proved(&self) -> bool {
+        self.last_class & bit::PROVED_ADDRESS != 0
+    }
+
+    /// A challenge to `address` was answered from there. True if the direct route leads there.
+    pub(super) fn prove_address(&mut self, address: SocketAddr) -> bool {
+        let is_present = self.direct_address() == Some(canonical(address));
+        if is_present {
+            self.last_class |= bit::PROVED_ADDRESS;
+        }
+        is_present
     }
 
     fn set_direct(&mut self, source: SocketAddr, packet: &Counting<'_>, change: RouteChange) {
@@ -251,36 +351,48 @@ impl Record {
             self.set(bit::HAS_DIRECT, true);
             self.direct_port = source.port();
             self.set(bit::DIRECT_TRUST_DEVICE | bit::DIRECT_TRUST_VERIFIED, false);
+            self.last_class &= !bit::PROVED_ADDRESS;
+        }
+        if packet.step.proved() && packet.may_move {
+            self.last_class |= bit::PROVED_ADDRESS;
         }
         // A refresh never lowers trust; a new route starts without any.
         if packet.level == Level::Device {
             self.set(bit::DIRECT_TRUST_DEVICE, true);
         }
-        self.direct_at = packet.at;
+        self.direct_at = packet.receipt.at;
+        self.via = packet.receipt.via;
         self.direct_sequence = packet.sequence;
         self.set(bit::LAST_ROUTE_RELAYED, false);
     }
 
-    fn count_relayed(&mut self, through: Relaying, packet: &Counting<'_>) -> (RouteChange, Option<SocketAddr>) {
+    fn count_relayed(&mut self, through: Relaying, packet: &Counting<'_>) -> Routed {
         let through = Relaying { address: canonical(through.address), ..through };
         let cold = self.cold.get_or_insert_default();
         let same = cold.relayed.as_ref().map(|route| route.through.same_path(&through));
         let change = route_change(same, packet.newest, packet.may_move);
         let moved_from =
             cold.relayed.as_ref().filter(|_| change == RouteChange::Moved).map(|route| route.through.address);
+        let proved = packet.step.proved();
         if change != RouteChange::Kept {
             let trust = Trust::from(packet.level);
             let kept = cold.relayed.as_ref().filter(|_| change == RouteChange::Refreshed).map(|route| route.trust);
             cold.relayed = Some(RelayedRoute {
                 through,
-                received_at: packet.at,
+                received_at: packet.receipt.at,
                 sequence: packet.sequence,
                 trust: kept.map_or(trust, |kept| kept.max(trust)),
             });
+            let is_kept = cold.relayed_proved && change == RouteChange::Refreshed;
+            cold.relayed_proved = proved && packet.may_move || is_kept;
+        }
+        let is_proved = cold.relayed_proved && change != RouteChange::Kept;
+        if change != RouteChange::Kept {
             self.set(bit::LAST_ROUTE_RELAYED, true);
         }
         self.remember_source(true, through.address);
-        (change, moved_from)
+        let is_trusted = is_proved || packet.may_move;
+        Routed { change, moved_from, proved_address: is_proved || proved, is_trusted }
     }
 
     fn remember_source(&mut self, elsewhere: bool, source: SocketAddr) {
@@ -323,7 +435,7 @@ impl Record {
             gps_time: self.last_gps,
             received_at: self.last_at,
             class: [TimeClass::Fresh, TimeClass::NoTime, TimeClass::Old, TimeClass::Future]
-                [usize::from(self.last_class % 4)],
+                [usize::from(self.last_class & CLASS)],
             proved: self.has(bit::LAST_PROVED),
             source,
             on_route: self.has(bit::LAST_ON_ROUTE),
@@ -331,6 +443,48 @@ impl Record {
             always_rx: self.has(bit::ALWAYS_RX) && !self.has(bit::LAST_RELAYED),
             single_tx: self.has(bit::SINGLE_TX) && !self.has(bit::LAST_RELAYED),
         })
+    }
+
+    fn relayed(&self) -> Option<RelayedRoute> {
+        self.cold.as_ref().and_then(|cold| cold.relayed)
+    }
+
+    fn last_route(&self) -> Option<Route> {
+        match self.relayed().filter(|_| self.has(bit::LAST_ROUTE_RELAYED)) {
+            Some(route) => Some(Route::Relayed(route)),
+            None => self.direct().map(Route::Direct),
+        }
+    }
+
+    /// Rule R5: the way downlinks take at `now`.
+    pub(super) fn send_route(&self, now: Timestamp, base: u64) -> Option<SendRoute> {
+        let route = match self.is_heard_directly(now) {
+            true => self.direct().map(Route::Direct),
+            false => self.last_route(),
+        }?;
+        let (via, proved) = match route {
+            Route::Direct(_) => (self.via, self.is_address_proved()),
+            Route::Relayed(_) => (Via::UNKNOWN, self.cold.as_ref().is_some_and(|cold| cold.relayed_proved)),
+        };
+        Some(SendRoute {
+            route,
+            via,
+            network: self.network,
+            largest: u16::from(self.largest) * 8,
+            always_rx: self.has(bit::ALWAYS_RX),
+            single_tx: self.has(bit::SINGLE_TX),
+            heard_at: self.last_at,
+            proved,
+            cursor: self.cursor(base),
+        })
+    }
+
+    /// Whether the route has moved since `cursor`, or may have: that of another epoch or from ahead, and one from before the
+    /// last 65 535 packets unless the route moved after them, are not told.
+    pub(super) fn moved_since(&self, cursor: Cursor, base: u64) -> bool {
+        let present = self.cursor(base);
+        let known = present.epoch == cursor.epoch && cursor.n <= present.n;
+        !known || cursor.n < present.n.saturating_sub(self.since_move.into())
     }
 
     /// The position of the last counted packet, in the process whose epochs begin at `base`.
@@ -341,11 +495,8 @@ impl Record {
     /// Copies everything out.
     pub(super) fn snapshot(&self, device_id: DeviceId, base: u64) -> Snapshot {
         let direct = self.direct();
-        let relayed = self.cold.as_ref().and_then(|cold| cold.relayed);
-        let last_route = match relayed.filter(|_| self.has(bit::LAST_ROUTE_RELAYED)) {
-            Some(route) => Some(Route::Relayed(route)),
-            None => direct.map(Route::Direct),
-        };
+        let relayed = self.relayed();
+        let last_route = self.last_route();
         Snapshot {
             device_id,
             cursor: self.cursor(base),
@@ -375,5 +526,39 @@ mod tests {
     #[test]
     fn a_record_stays_small() {
         assert_eq!(size_of::<Record>(), 104);
+    }
+
+    #[test]
+    fn what_was_before_the_last_65_535_packets_may_have_moved() {
+        let mut record = Record::new(0, true);
+        let count = |record: &mut Record, port: u16| {
+            record.count(&Counting {
+                path: &Path::Direct(SocketAddr::from(([192, 0, 2, 1], port))),
+                step: Step::SameSession,
+                class: TimeClass::Fresh,
+                level: Level::Network,
+                packet_type: PacketType::TDF,
+                flags: Flags(0),
+                gps_time: 1,
+                sequence: 1,
+                newest: true,
+                may_move: true,
+                application: None,
+                network: 0,
+                receipt: Timestamp(1).into(),
+            });
+        };
+        let moved_since = |record: &Record, n| record.moved_since(Cursor { epoch: 0, n }, 0);
+        for port in [1, 1, 2] {
+            count(&mut record, port);
+        }
+        for _ in 0..65_535 {
+            count(&mut record, 2);
+        }
+        assert_eq!([2, 3].map(|n| moved_since(&record, n)), [true, false]);
+        count(&mut record, 2);
+        assert_eq!([3, 4].map(|n| moved_since(&record, n)), [true, false], "out of reach");
+        count(&mut record, 1);
+        assert_eq!([65_539, 65_540].map(|n| moved_since(&record, n)), [true, false]);
     }
 }

@@ -10,6 +10,7 @@ use crate::wire::frame::{Level, PacketType};
 use crate::wire::tdf::Version;
 
 use super::rules::{RouteChange, Step, TimeClass};
+use super::sending::Release;
 
 /// How a route was proved (rule R1). Ordered: a later one proves more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -242,4 +243,11 @@ pub struct Counted {
     pub ack_sequence: Option<u16>,
     /// The position of the packet.
     pub cursor: Cursor,
+    /// Whether it lets downlinks leave to its source.
+    pub release: Release,
+    /// There may be something for the device in the outbox. Unless the packet releases nothing at all, whoever looks there has
+    /// to call [`super::RouteTable::expect`] again if anything stays.
+    pub expects: bool,
+    /// A proved packet of the device, or the answer to a challenge, came from the address of this one.
+    pub proved_address: bool,
 }

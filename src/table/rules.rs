@@ -1,8 +1,7 @@
 //! The acceptance rules R3 to R5: a pure state machine over (record, packet, now).
 //!
 //! [`judge`] names the step that decides a packet, [`Session::advance`] and [`Side`] carry out what follows,
-//! [`route_change`] says what becomes of the route. Nothing here reads a clock or takes a lock. The rules are explained in
-//! README.md, "How it decides"; the step names are those of the logs.
+//! [`route_change`] says what becomes of the route. No clock, no lock. README.md explains them, "How it decides".
 
 use crate::clock::Timestamp;
 
@@ -147,6 +146,7 @@ impl Step {
 
 /// The session of one slot: its high-water mark, where it began, and which of the last 64 sequences were seen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(Rust, packed(2))] // Records are many, and have a use for what would be padding.
 pub struct Session {
     /// Bit k: sequence `high_sequence - k` was seen. 0: no session yet.
     window: u64,

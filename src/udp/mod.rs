@@ -15,7 +15,7 @@ use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Type};
 
 pub use receive::{Datagram, MAX_DATAGRAM, RECEIVE_BATCH, Receiver};
-pub use send::{SEND_BATCH, Sender, Sent};
+pub use send::{KINDS, SEND_BATCH, Sender, Sent};
 
 /// A UDP socket that holds its address but belongs to no runtime yet.
 ///
@@ -133,6 +133,11 @@ pub struct LocalAddress {
 }
 
 impl LocalAddress {
+    /// This address, on whatever interface the system chooses.
+    pub const fn from_ip(ip: IpAddr) -> Self {
+        Self { ip: Some(ip), interface: 0 }
+    }
+
     /// The address, unless the system is to choose.
     pub fn ip(self) -> Option<IpAddr> {
         self.ip

@@ -18,13 +18,16 @@ pub const SEND_BATCH: usize = 64;
 /// Bytes of datagrams that wait before they are sent: enough for a batch of the longest a device takes.
 const SEND_BYTES: usize = SEND_BATCH * 1024;
 
-/// What became of queued datagrams.
+/// Datagrams are counted apart by the number that whoever queues them gives them, below this.
+pub const KINDS: usize = 8;
+
+/// What became of queued datagrams of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
     /// Handed to the kernel.
-    pub taken: usize,
+    pub taken: [usize; KINDS],
     /// Not taken by the kernel and gone: the destination cannot be reached or the send buffer is full.
-    pub failed: usize,
+    pub failed: [usize; KINDS],
 }
 
 /// A sending side of a [`Socket`]. It never waits, and stays in the thread that made it (it is not `Send`).
@@ -41,6 +44,7 @@ pub struct Sender {
 #[derive(Debug)]
 struct Queued {
     local: LocalAddress,
+    kind: usize,
     bytes: Range<usize>,
 }
 
@@ -63,14 +67,15 @@ impl Sender {
         }
     }
 
-    /// Queues a datagram to `peer`, to leave from `local`. If it finds the queue full, what waits is sent first.
-    pub fn push(&mut self, peer: SocketAddr, local: LocalAddress, bytes: &[u8]) {
+    /// Queues a datagram to `peer`, to leave from `local` and to be counted under `kind`, or the last of [`KINDS`] for one
+    /// beyond it. If it finds the queue full, what waits is sent first.
+    pub fn push(&mut self, peer: SocketAddr, local: LocalAddress, kind: usize, bytes: &[u8]) {
         if self.queue.len() == SEND_BATCH || self.bytes.len() + bytes.len() > SEND_BYTES {
             self.send_queue();
         }
         let start = self.bytes.len();
         self.bytes.extend_from_slice(bytes);
-        self.queue.push(Queued { local, bytes: start..self.bytes.len() });
+        self.queue.push(Queued { local, kind: kind.min(KINDS - 1), bytes: start..self.bytes.len() });
         self.peers.push(Some(peer.into()));
     }
 
@@ -87,16 +92,16 @@ impl Sender {
         while next < self.queue.len() {
             match self.send_run(next) {
                 Ok(count) => {
-                    self.sent.taken += count;
+                    self.queue[next..next + count].iter().for_each(|queued| self.sent.taken[queued.kind] += 1);
                     next += count;
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM) => {
-                    self.sent.failed += self.queue.len() - next;
+                    self.queue[next..].iter().for_each(|queued| self.sent.failed[queued.kind] += 1);
                     break;
                 }
                 Err(_) => {
-                    self.sent.failed += 1;
+                    self.sent.failed[self.queue[next].kind] += 1;
                     next += 1;
                 }
             }
@@ -155,6 +160,14 @@ mod tests {
         (bytes[..length].to_vec(), from)
     }
 
+    /// So many of each kind were taken, and failed.
+    fn sent(taken: &[(usize, usize)], failed: &[(usize, usize)]) -> Sent {
+        let mut sent = Sent::default();
+        taken.iter().for_each(|(kind, count)| sent.taken[*kind] = *count);
+        failed.iter().for_each(|(kind, count)| sent.failed[*kind] = *count);
+        sent
+    }
+
     /// Sends from `from` to every address of `to`, answers, and returns where the answers came from.
     async fn answered_from(listen: &str, from: &str, to: &[&str]) -> Vec<IpAddr> {
         let socket = socket(listen);
@@ -168,10 +181,10 @@ mod tests {
         while received < to.len() {
             received += receiver.receive().await.unwrap();
             for datagram in receiver.datagrams() {
-                sender.push(datagram.peer, datagram.local, datagram.bytes);
+                sender.push(datagram.peer, datagram.local, 0, datagram.bytes);
             }
         }
-        assert_eq!(sender.flush(), Sent { taken: to.len(), failed: 0 });
+        assert_eq!(sender.flush(), sent(&[(0, to.len())], &[]));
         let answers = to.iter().enumerate().map(|(number, _)| {
             let (bytes, from) = next(&peer);
             assert_eq!((bytes, from.port()), (vec![number as u8], socket.address().port()));
@@ -196,8 +209,8 @@ mod tests {
         let socket = socket("0.0.0.0:0");
         let mut sender = Sender::new(Arc::clone(&socket));
         let peer = peer("127.0.0.1:0");
-        sender.push(peer.local_addr().unwrap(), LocalAddress::default(), b"hello");
-        assert_eq!(sender.flush(), Sent { taken: 1, failed: 0 });
+        sender.push(peer.local_addr().unwrap(), LocalAddress::default(), 0, b"hello");
+        assert_eq!(sender.flush(), sent(&[(0, 1)], &[]));
         assert_eq!(next(&peer), (b"hello".to_vec(), SocketAddr::new([127, 0, 0, 1].into(), socket.address().port())));
     }
 
@@ -210,15 +223,15 @@ mod tests {
         let bad = ["255.255.255.255:9", "127.0.0.1:0", "[::1]:9"].map(|text| text.parse::<SocketAddr>().unwrap());
         let order = [bad[0], good, good, bad[1], bad[2], good, bad[0]];
         for (number, to) in order.into_iter().enumerate() {
-            sender.push(to, LocalAddress::default(), &[number as u8]);
+            sender.push(to, LocalAddress::default(), number % 2, &[number as u8]);
         }
-        assert_eq!(sender.flush(), Sent { taken: 3, failed: 4 });
+        assert_eq!(sender.flush(), sent(&[(0, 1), (1, 2)], &[(0, 3), (1, 1)]));
         assert_eq!([next(&peer).0, next(&peer).0, next(&peer).0], [[1], [2], [5]]);
         // A local address that is not ours fails alone, too.
         let foreign = LocalAddress { ip: Some([192, 0, 2, 1].into()), interface: 0 };
-        sender.push(good, foreign, b"lost");
-        sender.push(good, LocalAddress::default(), b"kept");
-        assert_eq!(sender.flush(), Sent { taken: 1, failed: 1 });
+        sender.push(good, foreign, 3, b"lost");
+        sender.push(good, LocalAddress::default(), KINDS + 1, b"kept");
+        assert_eq!(sender.flush(), sent(&[(KINDS - 1, 1)], &[(3, 1)]));
         assert_eq!(next(&peer).0, b"kept");
     }
 
@@ -231,9 +244,9 @@ mod tests {
         let datagrams: Vec<_> = (0..115u8).map(|number| vec![number; if number < 70 { 0 } else { 1500 }]).collect();
         let capacity = sender.bytes.capacity();
         for bytes in &datagrams {
-            sender.push(to, LocalAddress::default(), bytes);
+            sender.push(to, LocalAddress::default(), 0, bytes);
         }
-        assert_eq!(sender.flush(), Sent { taken: 115, failed: 0 });
+        assert_eq!(sender.flush(), sent(&[(0, 115)], &[]));
         assert_eq!(sender.flush(), Sent::default());
         assert_eq!(sender.bytes.capacity(), capacity);
         for bytes in datagrams {

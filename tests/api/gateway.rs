@@ -34,7 +34,13 @@ async fn a_gateway_that_has_just_started_tells_of_every_counter() {
 #[tokio::test]
 async fn what_was_counted_heard_moved_and_woken_is_told_in_either_form_and_version() {
     let server = Server::start(Setup::default()).await;
-    let mut tally = Tally { kernel_drops: 1, route_moves: 2, acks_sent: 3, acks_failed: 4, ..Tally::default() };
+    let mut tally = Tally {
+        kernel_drops: 1,
+        route_moves: 2,
+        sent: [3, 9, 9, 9, 9],
+        send_failed: [4, 9, 9, 9, 9],
+        ..Tally::default()
+    };
     tally.datagram(Disposition::BadTag);
     tally.entry(Disposition::BadVersion);
     server.counters.publish(&mut tally);

@@ -12,11 +12,18 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use lastroute::api::access::Access;
 use lastroute::api::metrics_text::IngestSource;
 use lastroute::api::{Api, ApiConfig, Parts, serve, serve_metrics};
-use lastroute::auth::keys::{Interface, KeyPair, RootKey};
+use lastroute::auth::keys::{Interface, KeyPair, KeyRing, RootKey};
+use lastroute::auth::nonce::OwnNonces;
 use lastroute::auth::{open_with, seal_with};
 use lastroute::clock::{Clock, Timestamp};
+use lastroute::dispatch::{self, Dispatch, DispatchConfig};
+use lastroute::downlink::Downlinks;
+use lastroute::downlink::channel::channel;
+use lastroute::downlink::outbox::OutboxConfig;
 use lastroute::id::{DeviceId, KeyId};
+use lastroute::ingest::Posts;
 use lastroute::ingest::moves::MoveLog;
+use lastroute::ingest::posts::Mailbox;
 use lastroute::metrics::Counters;
 use lastroute::registry::{Live, Registry};
 use lastroute::table::route::{Outcome, Path};
@@ -35,6 +42,10 @@ pub(crate) const DEVICE: DeviceId = DeviceId(0xd291_d4d6_6bf0_a955);
 pub(crate) const LAST_ROUTE: &str = "/device/deviceId/d291d4d66bf0a955/lastRoute";
 pub(crate) const STATE: &str = "/device/deviceId/d291d4d66bf0a955/state";
 pub(crate) const WAIT: &str = "/device/deviceId/d291d4d66bf0a955/waitForPacket";
+const NETWORK: KeyId = KeyId::from_le_bytes([7, 0, 0]);
+const NETWORK_ROOT: [u8; 32] = [1; 32];
+/// The private half of the gateway's own key pair.
+pub(crate) const CLOUD_PRIVATE: [u8; 32] = [7; 32];
 /// 2026-11-23T03:00:00.123Z
 pub(crate) const AT: Timestamp = Timestamp(1_795_402_800_123);
 /// Longer than anything here takes on the slowest machine.
@@ -69,6 +80,11 @@ pub(crate) struct Server {
     pub(crate) moves: Arc<MoveLog>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) registry: Registry,
+    pub(crate) keys: Arc<KeyRing>,
+    /// What waits for devices, as ingest has it.
+    pub(crate) downlinks: Arc<Downlinks>,
+    /// The way to a socket that nobody reads.
+    _mailboxes: Vec<Mailbox>,
     /// That of the registry, which goes with the server.
     pub(crate) directory: TempDir,
     pub(crate) shutdown: watch::Sender<bool>,
@@ -87,19 +103,43 @@ impl Server {
         };
         let directory = tempfile::tempdir().unwrap();
         let clock = Clock::default();
+        let (events, received) = channel();
+        let downlinks = Arc::new(Downlinks::new(OutboxConfig::default(), events));
         let live = Live {
             keys: Arc::default(),
             table: Arc::clone(&table),
             waiters: Arc::clone(&waiters),
-            cloud_keys: KeyPair::from_private([7; 32]),
+            downlinks: Arc::clone(&downlinks),
+            cloud_keys: KeyPair::from_private(CLOUD_PRIVATE),
             configured: Arc::default(),
         };
+        live.keys.set_network(NETWORK, RootKey::new(NETWORK_ROOT));
+        let (keys, cloud_keys) = (Arc::clone(&live.keys), live.cloud_keys.clone());
         let registry = Registry::open(directory.path(), live, clock).await.unwrap();
+        let (posts, mailboxes) = Posts::to_threads(1);
+        let parts = dispatch::Parts {
+            registry: registry.clone(),
+            table: Arc::clone(&table),
+            downlinks: Arc::clone(&downlinks),
+            posts,
+            keys: Arc::clone(&keys),
+            nonces: Arc::new(OwnNonces::new(&cloud_keys, clock.now())),
+            cloud_keys: cloud_keys.clone(),
+            events: received,
+            clock,
+            config: DispatchConfig::default(),
+        };
+        let (dispatch, work) = Dispatch::open(parts).await.unwrap();
+        tokio::spawn(work.run(std::future::pending()));
         let api = Arc::new(Api::new(Parts {
             table: Arc::clone(&table),
             waiters: Arc::clone(&waiters),
             moves: Arc::clone(&moves),
             registry: registry.clone(),
+            dispatch,
+            definitions: Arc::default(),
+            keys: Arc::clone(&keys),
+            cloud_keys,
             clock,
             access: setup.access,
             ingest: vec![source],
@@ -111,7 +151,21 @@ impl Server {
         let (address, metrics_address) = (listener.local_addr().unwrap(), metrics_listener.local_addr().unwrap());
         let serving = tokio::spawn(serve(listener, Arc::clone(&api), stop.clone(), setup.drain));
         tokio::spawn(serve_metrics(metrics_listener, api, stop, setup.drain));
-        Self { address, metrics_address, table, waiters, moves, counters, registry, directory, shutdown, serving }
+        Self {
+            address,
+            metrics_address,
+            table,
+            waiters,
+            moves,
+            counters,
+            registry,
+            keys,
+            downlinks,
+            _mailboxes: mailboxes,
+            directory,
+            shutdown,
+            serving,
+        }
     }
 
     /// A packet of `id` as ingest takes it in.
@@ -119,18 +173,25 @@ impl Server {
         let header = Header {
             packet_type: PacketType::TDF,
             flags: Flags(Flags::ALWAYS_RX),
-            key_id: KeyId::from_le_bytes([7, 0, 0]),
+            key_id: NETWORK,
             device_id: id,
             gps_time: AT.gps(),
             sequence,
             entropy: 4,
         };
-        let key = RootKey::new([1; 32]).day_key(Interface::Udp, header.rotation());
+        let key = RootKey::new(NETWORK_ROOT).day_key(Interface::Udp, header.rotation());
         let mut bytes = Vec::new();
         seal_with(&key, &header, Layout::Unversioned, &[], &mut bytes);
         let verified = open_with(&key, Frame::parse(&mut bytes, Layout::Unversioned).unwrap()).unwrap();
         let path = Path::Direct("203.0.113.7:6200".parse().unwrap());
-        let packet = Packet { verified: &verified, path: &path, may_move: true, application: None, at: AT };
+        let packet = Packet {
+            verified: &verified,
+            path: &path,
+            may_move: true,
+            application: None,
+            network: self.keys.network(NETWORK).unwrap().number,
+            receipt: AT.into(),
+        };
         let Outcome::Counted(counted) = self.table.record(&packet) else { return };
         let organisation = || self.table.registration(id).map(|registration| registration.organisation);
         self.waiters.heard(id, counted.cursor, organisation);

@@ -5,14 +5,17 @@
 
 mod access;
 mod contract;
+mod device_keys;
 mod devices;
 mod events;
 mod gateway;
 mod harness;
 mod limits;
 mod many;
+mod messages;
 mod metrics;
 mod organisation_waits;
+mod outcomes;
 mod records;
 mod routes;
 mod scopes;

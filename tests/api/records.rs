@@ -208,7 +208,7 @@ async fn a_path_that_is_none_is_404_and_a_method_that_is_none_names_the_others()
         "/organisation/id/",
         "/device/deviceId/d291d4d66bf0a955/application/state",
         "/device/deviceId/d291d4d66bf0a955/loggerStates",
-        "/rpc",
+        "/rpcs",
     ] {
         server.get(path, "").await.is_error(404, "no such path");
     }

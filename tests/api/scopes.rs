@@ -21,7 +21,7 @@ pub(crate) struct Fixture {
     pub(crate) own_device: String,
     pub(crate) other_device: String,
     pub(crate) reader: String,
-    writer: String,
+    pub(crate) writer: String,
 }
 
 impl Fixture {
@@ -136,6 +136,16 @@ async fn what_is_private_to_another_organisation_cannot_be_told_from_what_is_not
         ("PUT", "/device/id/{}", none, other_device, NO_SUCH_RECORD, json!({})),
         ("PUT", "/device/id/{}/state", none, other_device, NO_SUCH_RECORD, json!({})),
         ("PUT", "/device/deviceId/{}/key", none, device, absent, root),
+        ("GET", "/device/deviceId/{}/key", none, device, absent, json!({})),
+        ("POST", "/device/deviceId/{}/key/confirm", none, device, absent, json!({})),
+        (
+            "POST",
+            "/device/deviceId/{}/downlink",
+            none,
+            device,
+            absent,
+            json!({"packetType": 200, "payload": "AA==", "sendWaitTimeoutMs": 1}),
+        ),
     ] {
         let asked = async |id: &str| {
             let answer = match method {
@@ -282,6 +292,18 @@ async fn who_may_only_read_changes_nothing() {
         ("PUT", format!("{own_device}/state"), json!({})),
         ("DELETE", own_device.clone(), json!({})),
         ("PUT", "/device/deviceId/0000000000000001/key".to_owned(), json!({"deviceRootKey": KEY})),
+        ("POST", "/device/deviceId/0000000000000001/key/confirm".to_owned(), json!({})),
+        (
+            "POST",
+            "/device/deviceId/0000000000000001/downlink".to_owned(),
+            json!({"packetType": 200, "payload": "AA=="}),
+        ),
+        ("POST", "/rpc".to_owned(), json!({"deviceId": "0000000000000001", "rpc": {"commandId": 9}})),
+        ("DELETE", format!("/rpc/{NO_SUCH_RECORD}"), json!({})),
+        ("DELETE", format!("/downlink/{NO_SUCH_RECORD}"), json!({})),
+        ("POST", "/key/sharedSecret".to_owned(), json!({"key": KEY})),
+        ("POST", "/key/sharedSecret/device".to_owned(), json!({"deviceId": "0000000000000001"})),
+        ("POST", "/key/derived/device".to_owned(), json!({"deviceId": "0000000000000001", "interface": "udp"})),
     ] {
         let refused = ask(&fixture.server, &fixture.reader, method, &path, &body).await;
         is_exactly(&refused, 403, "these credentials may only read; ask an administrator for some that may write");

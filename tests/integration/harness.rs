@@ -17,6 +17,7 @@ use lastroute::auth::keys::{Interface, RootKey};
 use lastroute::auth::{open_with, seal_with};
 use lastroute::clock::Clock;
 use lastroute::config::{Config, Flags};
+use lastroute::dispatch::Dispatch;
 use lastroute::id::{DeviceId, KeyId};
 use lastroute::metrics::Tally;
 use lastroute::wire::frame::{Flags as FrameFlags, Frame, Header, Layout, PacketType};
@@ -34,6 +35,7 @@ pub(crate) struct Gateway {
     app: Option<App>,
     pub(crate) udp: Vec<SocketAddr>,
     pub(crate) http: SocketAddr,
+    flags: Flags,
     _data: tempfile::TempDir,
 }
 
@@ -57,7 +59,21 @@ impl Gateway {
         let config = Some(file.to_str().unwrap().to_owned());
         let flags = Flags { config, clock_offset: offset, ..Flags::default() };
         let app = App::start(Config::load(&flags, []).unwrap()).unwrap();
-        Self { udp: app.udp().to_vec(), http: app.http(), app: Some(app), _data: data }
+        Self { udp: app.udp().to_vec(), http: app.http(), app: Some(app), flags, _data: data }
+    }
+
+    /// Stops it, as SIGTERM does, and starts it again with the same data, on other ports.
+    pub(crate) async fn restart(&mut self) {
+        let app = self.app.take().unwrap();
+        tokio::task::spawn_blocking(move || app.stop()).await.unwrap();
+        let app = App::start(Config::load(&self.flags, []).unwrap()).unwrap();
+        (self.udp, self.http) = (app.udp().to_vec(), app.http());
+        self.app = Some(app);
+    }
+
+    /// Messages to its devices.
+    pub(crate) fn dispatch(&self) -> &Dispatch {
+        self.app.as_ref().unwrap().dispatch()
     }
 
     /// What its ingest threads have counted.
@@ -102,9 +118,14 @@ impl Device {
 
     /// Sends an empty TDF at network level; returns its sequence.
     pub(crate) async fn report(&mut self, flags: u16) -> u16 {
+        self.say(PacketType::TDF, flags, &[]).await
+    }
+
+    /// Sends a packet at network level; returns its sequence.
+    pub(crate) async fn say(&mut self, packet_type: PacketType, flags: u16, payload: &[u8]) -> u16 {
         self.sequence += 1;
         let header = Header {
-            packet_type: PacketType::TDF,
+            packet_type,
             flags: FrameFlags(flags),
             key_id: NETWORK,
             device_id: self.id,
@@ -114,7 +135,7 @@ impl Device {
         };
         let key = RootKey::new(NETWORK_KEY).day_key(Interface::Udp, header.rotation());
         let mut bytes = Vec::new();
-        seal_with(&key, &header, Layout::Unversioned, &[], &mut bytes);
+        seal_with(&key, &header, Layout::Unversioned, payload, &mut bytes);
         self.send(&bytes).await;
         self.sequence
     }

@@ -8,6 +8,7 @@ mod following;
 mod gateway;
 mod harness;
 mod keys;
+mod messages;
 mod process;
 mod registering;
 mod simulate;

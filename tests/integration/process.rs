@@ -383,6 +383,9 @@ fn the_demonstration_tells_what_to_type_and_shows_packets() {
         assert!(text.lines().any(|line| line.starts_with("  curl ") && line.contains(&path)), "{path} in {text}");
     }
     assert!(text.lines().any(|line| line.contains(device) && line.contains(" from 127.0.0.1:")), "{text}");
+    let called =
+        |line: &str| line.starts_with("called  51a00001") && line.contains("while it was awake; answered after");
+    assert!(text.lines().any(called), "{text}");
     assert!(text.lines().any(|line| line.starts_with("Stopped. The fleet sent ")), "{text}");
 }
 
@@ -401,8 +404,8 @@ fn post(address: &str, path: &str, body: &str) -> (u16, String) {
 #[test]
 fn without_space_for_the_registry_the_gateway_reads_on_and_says_so_and_writes_again_when_there_is_some() {
     let data = tempfile::tempdir().unwrap();
-    // A file of this process grows to 512 blocks at most, and a write beyond that fails as on a full disk.
-    let limited = "trap '' XFSZ && ulimit -S -f 512 && exec \"$0\" serve --udp-listen 127.0.0.1:0 \
+    // A file of this process grows to 1024 blocks at most, and a write beyond that fails as on a full disk.
+    let limited = "trap '' XFSZ && ulimit -S -f 1024 && exec \"$0\" serve --udp-listen 127.0.0.1:0 \
                    --http-listen 127.0.0.1:0 --data-dir \"$1\"";
     let mut command = Command::new("sh");
     command.env_clear().args(["-c", limited, env!("CARGO_BIN_EXE_lastroute")]).arg(data.path());

@@ -8,14 +8,14 @@ use serde_json::{Value, json};
 use crate::harness::{Client, Device, Gateway, NETWORK, NETWORK_KEY, PATIENCE, eventually};
 
 /// An organisation with a board for its devices.
-struct Owner<'a> {
+pub(crate) struct Owner<'a> {
     client: &'a Client,
     organisation: Value,
     board: Value,
 }
 
 impl<'a> Owner<'a> {
-    async fn new(client: &'a Client, name: &str) -> Self {
+    pub(crate) async fn new(client: &'a Client, name: &str) -> Self {
         let organisation = created(client, "/organisation", json!({"name": name})).await["id"].clone();
         let board = json!({"name": "tag", "description": "a tag", "soc": "nrf52840", "organisationId": organisation});
         let board = created(client, "/board", board).await["id"].clone();
@@ -23,7 +23,7 @@ impl<'a> Owner<'a> {
     }
 
     /// Registers a device; returns its record id.
-    async fn register(&self, device: &Device) -> String {
+    pub(crate) async fn register(&self, device: &Device) -> String {
         let id = device.id.to_string();
         let new = json!({"mcuId": id, "boardId": self.board, "organisationId": self.organisation, "deviceId": id});
         created(self.client, "/device", new).await["id"].as_str().unwrap().to_owned()

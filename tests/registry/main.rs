@@ -5,8 +5,11 @@
 
 mod batches;
 mod heard;
+mod keys;
 mod lists;
 mod live;
+mod messages;
+mod messages_model;
 mod model;
 mod rules;
 
@@ -16,6 +19,9 @@ use std::sync::Arc;
 use lastroute::auth::keys::{Interface, KeyPair, KeyRing, RootKey};
 use lastroute::auth::{Authenticator, Refusal, open_with, seal_with};
 use lastroute::clock::{Clock, Timestamp};
+use lastroute::downlink::Downlinks;
+use lastroute::downlink::channel::channel;
+use lastroute::downlink::outbox::OutboxConfig;
 use lastroute::id::{DeviceId, KeyId};
 use lastroute::records::{
     Board, Metadata, MetadataField, MetadataOperation, MetadataUpdate, NewBoard, NewDevice, NewOrganisation,
@@ -86,7 +92,14 @@ impl Site {
         seal_with(&key, &header, Layout::Unversioned, &[], &mut bytes);
         let verified = open_with(&key, Frame::parse(&mut bytes, Layout::Unversioned).unwrap()).unwrap();
         let path = Path::Direct(([192, 0, 2, 1], 4000).into());
-        let packet = Packet { verified: &verified, path: &path, may_move: true, application: None, at };
+        let packet = Packet {
+            verified: &verified,
+            path: &path,
+            may_move: true,
+            application: None,
+            network: 0,
+            receipt: at.into(),
+        };
         self.live.table.record(&packet);
     }
 
@@ -112,6 +125,7 @@ fn live(configured: Configured) -> Live {
         keys: Arc::new(KeyRing::default()),
         table: Arc::new(RouteTable::new(&TableConfig { shards: 4, ..TableConfig::default() })),
         waiters: Arc::new(Waiters::new(&WaitersConfig::default())),
+        downlinks: Arc::new(Downlinks::new(OutboxConfig::default(), channel().0)),
         cloud_keys: KeyPair::from_private([1; 32]),
         configured: Arc::new(configured),
     }

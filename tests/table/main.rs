@@ -7,6 +7,7 @@ mod listing;
 mod oracle;
 mod random;
 mod removal;
+mod sending;
 
 use std::net::SocketAddr;
 
@@ -15,6 +16,7 @@ use lastroute::auth::{Verified, open_with, seal_with};
 use lastroute::clock::Timestamp;
 use lastroute::id::{DeviceId, KeyId};
 use lastroute::table::route::{Application, Outcome, Path, Relaying};
+use lastroute::table::sending::{Receipt, Via};
 use lastroute::table::{Packet, RouteTable};
 use lastroute::wire::container::{BtAddress, RouteInterface};
 use lastroute::wire::frame::{Flags, Frame, Header, Layout, Level, PacketType};
@@ -37,6 +39,10 @@ struct Sent {
     way: Way,
     may_move: bool,
     application: Option<u32>,
+    network: u16,
+    via: Via,
+    /// Bytes of its datagram.
+    len: u16,
 }
 
 /// How a packet comes.
@@ -63,6 +69,9 @@ impl Sent {
             way,
             may_move: true,
             application: None,
+            network: 0,
+            via: Via::UNKNOWN,
+            len: 0,
         }
     }
 
@@ -79,7 +88,9 @@ impl Sent {
         let path = self.path();
         let record = |verified: &Verified<'_>| {
             let application = self.application.map(application);
-            table.record(&Packet { verified, path: &path, may_move: self.may_move, application, at })
+            let (may_move, network) = (self.may_move, self.network);
+            let receipt = Receipt { at, via: self.via, len: self.len };
+            table.record(&Packet { verified, path: &path, may_move, application, network, receipt })
         };
         match self.way {
             Way::Direct(_) => open(&header, Interface::Udp, |verified| record(verified)),

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use lastroute::clock::Timestamp;
+use lastroute::id::Cursor;
 use lastroute::table::route::{Application, DirectRoute, LastPacket, Path, RelayedRoute, Route, Trust};
 use lastroute::table::rules::{RouteChange, Step, TimeClass};
+use lastroute::table::sending::{Release, SendRoute, Via};
 use lastroute::wire::frame::{Flags, Level};
 
 use super::{Sent, Way, application, through};
@@ -26,6 +28,9 @@ pub(super) struct History {
     counted: Vec<Counted>,
     /// Set by another device's report, after so many packets.
     reported: Option<(usize, u32)>,
+    /// How often something was expected for it, and how often that was told.
+    expected: usize,
+    told: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +49,7 @@ struct Counted {
 /// What the table should have said.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Expected {
-    Counted(Step, RouteChange),
+    Counted { step: Step, change: RouteChange, release: Release, expects: bool, proved_address: bool },
     Refused(Step),
     NotRegistered,
 }
@@ -59,6 +64,12 @@ impl Oracle {
             self.make_room();
         }
         self.devices.entry(sent.device).or_default().take(sent, at)
+    }
+
+    pub(super) fn expect(&mut self, device: u64) {
+        if let Some(history) = self.devices.get_mut(&device) {
+            history.expected += 1;
+        }
     }
 
     /// Whether it was registered.
@@ -140,7 +151,75 @@ impl History {
         };
         let beside_window = !proved(step) && self.is_pending(sent, at);
         self.counted.push(Counted { sent: *sent, at, class, step, change, position, beside_window });
-        Expected::Counted(step, change)
+        // Each record begins with something to look for.
+        let (release, expects) = (self.release(), self.expected + 1 > self.told);
+        if release != Release::No {
+            self.told = self.expected + 1;
+        }
+        let on_route = change != RouteChange::Kept;
+        let proved_address = proved(step) || on_route && self.is_proved(sent.is_direct());
+        Expected::Counted { step, change, release, expects, proved_address }
+    }
+
+    /// Rule R7, for the packet that counted last.
+    fn release(&self) -> Release {
+        let Some(last) = self.counted.last() else { return Release::No };
+        let is_same = last.change == RouteChange::Refreshed;
+        let single_tx = is_same && last.sent.is_direct() && Flags(last.sent.flags).contains(Flags::SINGLE_TX);
+        let is_trusted = last.sent.may_move || self.is_proved(last.sent.is_direct());
+        match last.step {
+            _ if last.change == RouteChange::Kept => Release::No,
+            _ if !last.sent.is_direct() && self.is_heard_directly(last.at) => Release::No,
+            Step::Late | Step::ExactCopy | Step::BitSet | Step::TooOld => Release::No,
+            _ if !is_trusted => Release::Challenge,
+            Step::SameSession | Step::NewSession => Release::Yes,
+            Step::Unproven | Step::Pending if single_tx => Release::Yes,
+            Step::Unproven | Step::Pending => Release::Challenge,
+        }
+    }
+
+    fn is_heard_directly(&self, now: Timestamp) -> bool {
+        self.on_route(true).any(|one| one.at.0 + 300_000 >= now.0)
+    }
+
+    /// Whether a proved packet that may move a route came by the present one of a slot.
+    fn is_proved(&self, direct: bool) -> bool {
+        let route: Vec<_> = self.on_route(direct).collect();
+        let start = route.iter().rposition(|one| one.change != RouteChange::Refreshed).unwrap_or(0);
+        route[start..].iter().any(|one| proved(one.step) && one.sent.may_move)
+    }
+
+    /// Whether any packet after the first `n` moved the route.
+    pub(super) fn moved_since(&self, n: usize) -> bool {
+        let leads_directly = |before: usize| {
+            let last = self.counted[..before].iter().rfind(|one| one.change != RouteChange::Kept);
+            last.map(|one| one.sent.is_direct())
+        };
+        (n..self.counted.len()).any(|index| {
+            let is_set = matches!(self.counted[index].change, RouteChange::First | RouteChange::Moved);
+            is_set || leads_directly(index) != leads_directly(index + 1)
+        })
+    }
+
+    pub(super) fn send_route(&self, now: Timestamp, cursor: Cursor) -> Option<SendRoute> {
+        let direct = self.direct().map(Route::Direct).filter(|_| self.is_heard_directly(now));
+        let route = direct.or_else(|| self.last_route())?;
+        let is_direct = matches!(route, Route::Direct(_));
+        let own = || self.slot(true);
+        let flag = |mask| own().last().is_some_and(|one| Flags(one.sent.flags).contains(mask));
+        let settles = |one: &&Counted| proved(one.step) || one.change != RouteChange::Kept;
+        let networks = self.counted.iter().filter(settles).map(|one| one.sent.network);
+        Some(SendRoute {
+            route,
+            via: if is_direct { self.on_route(true).last()?.sent.via } else { Via::UNKNOWN },
+            network: networks.rev().find(|network| *network != 0).unwrap_or(0),
+            largest: own().map(|one| one.sent.len / 8 * 8).max().unwrap_or(0).min(2040),
+            always_rx: flag(Flags::ALWAYS_RX),
+            single_tx: flag(Flags::SINGLE_TX),
+            heard_at: self.counted.last()?.at,
+            proved: self.is_proved(is_direct),
+            cursor,
+        })
     }
 
     /// The steps of rule R4 in their order.

@@ -14,10 +14,11 @@ use lastroute::clock::Timestamp;
 use lastroute::id::{Cursor, DeviceId};
 use lastroute::table::route::{Counted, Outcome};
 use lastroute::table::rules::{RouteChange, Step, TimeClass};
+use lastroute::table::sending::Via;
 use lastroute::table::{RouteTable, TableConfig, Unregistered};
 use lastroute::wire::frame::{Flags, Level, PacketType};
 
-use super::oracle::{Expected, Oracle};
+use super::oracle::{Expected, History, Oracle};
 use super::{START, Sent, Way, application};
 
 const DEVICES: u64 = 5;
@@ -38,6 +39,8 @@ enum Action {
     Deregister(u64),
     /// Another device reports what this one runs.
     Report(u64, u32),
+    /// Something is put into the outbox for the device.
+    Expect(u64),
 }
 
 /// A packet whose time and sequence depend on what was before.
@@ -103,9 +106,11 @@ fn draft() -> impl Strategy<Value = Draft> {
     // Most packets are of one device, so that its history is long.
     let device = prop_oneof![2 => Just(1), 1 => 1..=DEVICES];
     let rest = (device, 0..3u16, level(), flags, way(), prop::bool::weighted(0.8), prop::option::of(1..9u32));
-    (rest, gps, sequence).prop_map(|((device, entropy, level, flags, way, may_move, application), gps, sequence)| {
+    let came = (0..3u16, (0..3u8).prop_map(Via), prop_oneof![38..200u16, 2000..2049u16]);
+    (rest, came, gps, sequence).prop_map(|(rest, (network, via, len), gps, sequence)| {
+        let (device, entropy, level, flags, way, may_move, application) = rest;
         let sent = Sent { device, entropy, level, flags, may_move, application, ..Sent::new(0, 0, way) };
-        Draft { sent, gps, sequence }
+        Draft { sent: Sent { network, via, len, ..sent }, gps, sequence }
     })
 }
 
@@ -121,6 +126,7 @@ fn step() -> impl Strategy<Value = (Duration, Action)> {
         1 => (1..=DEVICES).prop_map(Action::Register),
         1 => (1..=DEVICES).prop_map(Action::Deregister),
         1 => (1..=DEVICES, 1..9u32).prop_map(|(device, application)| Action::Report(device, application)),
+        2 => (1..=DEVICES).prop_map(Action::Expect),
     ];
     (pause.prop_map(Duration::from_millis), action)
 }
@@ -181,6 +187,10 @@ impl Run {
                 let done = self.table.set_application(DeviceId(*device), application(*id), self.now);
                 assert_eq!(done, self.oracle.report(*device, *id));
             }
+            Action::Expect(device) => {
+                self.table.expect(DeviceId(*device));
+                self.oracle.expect(*device);
+            }
         }
         self.compare();
     }
@@ -208,8 +218,10 @@ impl Run {
         let expected = self.oracle.record(&sent, self.now);
         match sent.record(&self.table, self.now) {
             Outcome::Counted(counted) => {
-                assert_eq!(Expected::Counted(counted.step, counted.change), expected, "{sent:?}");
-                reached.insert(format!("{:?} {:?}", counted.step, counted.change));
+                let Counted { step, change, release, expects, proved_address, .. } = counted;
+                assert_eq!(Expected::Counted { step, change, release, expects, proved_address }, expected, "{sent:?}");
+                reached.insert(format!("{step:?} {change:?}"));
+                reached.insert(format!("{release:?} {expects}"));
                 let asks = sent.flags & Flags::ACK_REQUEST != 0 && matches!(sent.way, Way::Direct(_));
                 assert_eq!(counted.ack_sequence.is_some(), asks);
                 self.check_ack(sent.device, counted.ack_sequence);
@@ -265,7 +277,18 @@ impl Run {
             assert_eq!(snapshot.relayed, history.relayed());
             assert_eq!(snapshot.last_route, history.last_route());
             assert_eq!(snapshot.application, history.application());
+            assert_eq!(self.table.send_route(id, self.now), history.send_route(self.now, cursor));
+            self.check_moves(cursor, id, history);
         }
+    }
+
+    fn check_moves(&self, present: Cursor, id: DeviceId, history: &History) {
+        let moved_since = |cursor| self.table.moved_since(id, cursor);
+        for n in [0].into_iter().chain(present.n.saturating_sub(4)..=present.n) {
+            assert_eq!(moved_since(Cursor { n, ..present }), Some(history.moved_since(n as usize)), "{id} at {n}");
+        }
+        assert_eq!(moved_since(Cursor { n: present.n + 1, ..present }), Some(true), "yet to come");
+        assert_eq!(moved_since(Cursor { epoch: present.epoch ^ 1, ..present }), Some(true));
     }
 
     /// What is registered or has a record keeps its epoch; one that comes after it was forgotten gets another.
@@ -302,6 +325,12 @@ fn random_histories_come_out_as_the_oracle_says() {
     let reached = reached.into_inner();
     for refused in [Step::ExactCopy, Step::BitSet, Step::TooOld] {
         assert!(reached.contains(&format!("{refused:?}")), "no history came to {refused:?}");
+    }
+    for release in ["Yes", "No", "Challenge"] {
+        for expects in [true, false] {
+            let wanted = format!("{release} {expects}");
+            assert!(reached.contains(&wanted), "no history came to {wanted}");
+        }
     }
     use RouteChange::{First, Kept, Moved, Refreshed};
     for (step, changes) in [

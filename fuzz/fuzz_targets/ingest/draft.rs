@@ -117,13 +117,18 @@ fn seal(header: &Header, layout: Layout, interface: Interface, payload: &[u8], o
 
 /// Header and payload of what was sealed with the key that the gateway knows by the key id in it, or may know.
 pub(super) fn open(bytes: &[u8]) -> Option<(Header, Vec<u8>)> {
+    open_from(bytes, Layout::Unversioned, Interface::Udp)
+}
+
+/// The same of what went another way.
+pub(super) fn open_from(bytes: &[u8], layout: Layout, interface: Interface) -> Option<(Header, Vec<u8>)> {
     let mut copy = bytes.to_vec();
-    let frame = Frame::parse(&mut copy, Layout::Unversioned).ok()?;
+    let frame = Frame::parse(&mut copy, layout).ok()?;
     let Header { key_id, device_id, .. } = *frame.header();
     let known = match frame.header().level() {
         Level::Network => key_id == NETWORK,
         Level::Device => device_id.0 < 2 && key_id == DEVICE_KEY || device_id.0 == 2,
     };
-    let opened = open_with(&day_key(frame.header(), Interface::Udp), frame).filter(|_| known)?;
+    let opened = open_with(&day_key(frame.header(), interface), frame).filter(|_| known)?;
     Some((*opened.header(), opened.payload().to_vec()))
 }

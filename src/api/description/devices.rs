@@ -84,7 +84,7 @@ fn records() -> Vec<Operation> {
         Operation::post::<NewDevice>("/device", "createDevice", DEVICE, "Register a device.")
             .about(
                 "It is in force for the next datagram. A device that was heard before keeps its route and state, unless it is \
-                 registered with credentials for one organisation: what was heard is forgotten then. `devicePublicKey` and `deviceRootKey` are extensions; at most one of them is given.",
+                 registered with credentials for one organisation: what was heard is forgotten then. `devicePublicKey` and `deviceRootKey` are extensions; both are given for firmware of another cloud that holds this gateway's public key as its second one.",
             )
             .answers::<Device>(201, "The stored device, with its deviceId filled in.")
             .refuses(&[403, 409, 422]),
@@ -160,7 +160,7 @@ fn records() -> Vec<Operation> {
             DEVICE,
             "Change the key of a device.",
         )
-        .about("Exactly one of the two keys is given. It is in force for the next datagram, and is never answered.")
+        .about("One of the two keys is given, or both for firmware of another cloud that holds this gateway's public key as its second one. They are in force for the next datagram in place of those before, which a key that the device proves is not, and are never answered.")
         .extension()
         .parameter(device_id())
         .with_response(204, Response::new("It is changed."))

@@ -6,6 +6,8 @@
 
 mod devices;
 mod gateway;
+mod keys;
+mod messages;
 pub(super) mod names;
 mod operation;
 mod parameters;
@@ -31,14 +33,20 @@ const DEVICE: &str = "device";
 const WAITING: &str = "waiting";
 const GATEWAY: &str = "gateway";
 const API_KEY: &str = "apiKey";
+const RPC: &str = "rpc";
+const DOWNLINK: &str = "downlink";
+const KEY: &str = "key";
 
-const TAGS: [(&str, &str); 8] = [
+const TAGS: [(&str, &str); 11] = [
     (HEALTH, "Probes, and what the API is; without credentials."),
     (ORGANISATION, "Owners of boards, networks and devices."),
     (BOARD, "Kinds of devices."),
     (NETWORK, "Keys that devices share."),
     (DEVICE, "Devices, their states and their routes."),
     (WAITING, "Waiting for packets, and following them."),
+    (RPC, "Calls to devices, and their answers."),
+    (DOWNLINK, "Messages to devices that are no calls."),
+    (KEY, "Keys between devices and the gateway."),
     (GATEWAY, "How the gateway is; for callers that may see everything."),
     (API_KEY, "Keys of callers; for callers that may see everything."),
 ];
@@ -58,7 +66,14 @@ pub(super) fn document() -> Bytes {
 
 /// Every operation.
 fn operations() -> Vec<Operation> {
-    [gateway::operations(), registry::operations(), devices::operations()].into_iter().flatten().collect()
+    let all = [
+        gateway::operations(),
+        registry::operations(),
+        devices::operations(),
+        messages::operations(),
+        keys::operations(),
+    ];
+    all.into_iter().flatten().collect()
 }
 
 fn value() -> Value {
@@ -110,8 +125,8 @@ fn exclude(schemas: &mut Value) {
         {"required": ["deviceIds"], "not": {"required": ["organisationId"]}},
         {"required": ["organisationId"], "not": {"required": ["deviceIds"]}, "properties": {"mode": {"enum": ["any"]}}},
     ]);
-    schemas["GivenKey"]["oneOf"] = either("devicePublicKey", "deviceRootKey");
-    schemas["NewDevice"]["not"] = json!({"required": ["devicePublicKey", "deviceRootKey"]});
+    schemas["NewRPCReq"]["anyOf"] = json!([{"required": ["commandId"]}, {"required": ["commandName"]}]);
+    schemas["GivenKey"]["anyOf"] = either("devicePublicKey", "deviceRootKey");
 }
 
 /// Takes back that optional values may be `null`, which derived schemas say of each `Option`.

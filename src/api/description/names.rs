@@ -2,42 +2,15 @@
 
 use utoipa::PartialSchema;
 use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{AdditionalProperties, Object, ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{AdditionalProperties, Object, Schema, Type};
 
 use crate::id::{Cursor, DeviceId};
+use crate::records::one_of;
 use crate::table::route::Trust;
-use crate::wire::container::RouteInterface;
-
-/// One of `values`.
-pub(super) fn one_of(values: &[&str]) -> ObjectBuilder {
-    Object::builder().schema_type(Type::String).enum_values(Some(values.iter().copied()))
-}
-
-/// The medium of a packet.
-pub(in crate::api) fn route_type() -> Object {
-    one_of(
-        &[
-            RouteInterface::BtAdv,
-            RouteInterface::BtCentral,
-            RouteInterface::BtPeripheral,
-            RouteInterface::Hci,
-            RouteInterface::Serial,
-            RouteInterface::Udp,
-            RouteInterface::Unknown(u8::MAX),
-        ]
-        .map(RouteInterface::name),
-    )
-    .build()
-}
 
 /// How a route was proved.
 pub(in crate::api) fn trust() -> Object {
     one_of(&[Trust::Network, Trust::Device, Trust::Verified].map(Trust::name)).build()
-}
-
-/// The kind of a Bluetooth address.
-pub(in crate::api) fn bt_address_type() -> Object {
-    one_of(&["public", "random", "unknown"]).build()
 }
 
 /// When a wait for many devices is over.

@@ -72,6 +72,11 @@ impl Operation {
         Self::new(Method::POST, path, id, tag, summary).takes::<T>()
     }
 
+    /// A request to do something that may have a body or none.
+    pub(super) fn post_perhaps<T: ToSchema>(path: &'static str, id: &str, tag: &str, summary: &str) -> Self {
+        Self::new(Method::POST, path, id, tag, summary).takes_body::<T>(Required::False)
+    }
+
     pub(super) fn put<T: ToSchema>(path: &'static str, id: &str, tag: &str, summary: &str) -> Self {
         Self::new(Method::PUT, path, id, tag, summary).takes::<T>()
     }
@@ -111,9 +116,13 @@ impl Operation {
     }
 
     /// The request has a body, which is an error of some kind if it is not right.
-    fn takes<T: ToSchema>(mut self) -> Self {
+    fn takes<T: ToSchema>(self) -> Self {
+        self.takes_body::<T>(Required::True)
+    }
+
+    fn takes_body<T: ToSchema>(mut self, required: Required) -> Self {
         let content = Content::new(Some(self.reference::<T>()));
-        let body = RequestBody::builder().required(Some(Required::True));
+        let body = RequestBody::builder().required(Some(required));
         let body = body.content(JSON, content.clone()).content(MESSAGE_PACK[0], content).build();
         self.described.request_body = Some(RefOr::T(body));
         self.refuses(&[400, 408, 413, 415])

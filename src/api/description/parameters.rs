@@ -6,9 +6,9 @@ use utoipa::openapi::schema::{Array, KnownFormat, Object, ObjectBuilder, Schema,
 use utoipa::openapi::{RefOr, Required};
 
 use super::super::query::MAX_LIMIT;
-use super::names::one_of;
 use crate::id::{Cursor, DeviceId};
-use crate::records::McuId;
+use crate::records::{McuId, one_of};
+use crate::status::Time;
 
 /// `id`: the record.
 pub(super) fn record_id() -> Parameter {
@@ -126,6 +126,54 @@ pub(super) fn last_event_id() -> Parameter {
     let mut parameter = in_query("Last-Event-ID", meaning, Object::with_type(Type::String));
     parameter.parameter_in = ParameterIn::Header;
     parameter
+}
+
+/// `organisationId`, where it need not be given.
+pub(super) fn of_organisation() -> Parameter {
+    in_query("organisationId", "The owner of the devices; without one, all whose devices the caller may see.", uuid())
+}
+
+/// `deviceId`, where it need not be given.
+pub(super) fn of_device() -> Parameter {
+    in_query("deviceId", "Only those to this device.", DeviceId::schema())
+}
+
+/// One of some values.
+pub(super) fn choice(name: &str, meaning: &str, values: &[&str]) -> Parameter {
+    in_query(name, meaning, one_of(values))
+}
+
+/// A moment, with its zone.
+pub(super) fn moment(name: &str, meaning: &str) -> Parameter {
+    in_query(name, meaning, Time::schema())
+}
+
+/// `rpcCommandId`: the number of a command.
+pub(super) fn command_id() -> Parameter {
+    let number = Object::builder().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(u16::MAX));
+    in_query("rpcCommandId", "Only those of this command.", number)
+}
+
+/// `showExpired`: whether a list also has what expired before it was sent.
+pub(super) fn show_expired() -> Parameter {
+    let schema = Object::builder().schema_type(Type::Boolean).default(Some(true.into()));
+    in_query("showExpired", "With `false`, without those that expired before they were sent.", schema)
+}
+
+/// What a list of messages takes.
+pub(super) fn page_of_messages() -> [Parameter; 4] {
+    let order = ["commandId", "completedAt", "createdAt", "deviceId", "expiresAt", "sentAt", "status", "updatedAt"];
+    let [limit, offset, _, order] = page(&order);
+    let direction = one_of(&["asc", "desc"]).default(Some("desc".into()));
+    [limit, offset, in_query("orderDir", "The least or the greatest first.", direction), order]
+}
+
+/// `timeoutMs`: how long to wait for what becomes of a message.
+pub(super) fn timeout_ms() -> Parameter {
+    let schema = Object::builder().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(600_000));
+    let meaning =
+        "Milliseconds to wait, which are shortened at random by up to a tenth; without it, nothing is waited for.";
+    in_query("timeoutMs", meaning, schema)
 }
 
 /// A parameter that need not be given.

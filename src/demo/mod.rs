@@ -1,5 +1,7 @@
 //! A gateway and a simulated fleet in one process, on loopback, with everything they keep in a temporary directory.
 
+mod calls;
+
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,6 +17,7 @@ use tokio::time::{Instant, interval_at};
 
 use crate::app::{App, StartError};
 use crate::auth::keys::RootKey;
+use crate::client::{Client, ClientError};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, Flags};
 use crate::duration::duration;
@@ -80,6 +83,9 @@ pub enum DemoError {
     /// The files that make the fleet known to the gateway.
     #[error(transparent)]
     Write(#[from] args::WriteError),
+    /// The registration of its devices.
+    #[error("cannot register the devices of the demonstration: {0}")]
+    Register(#[from] ClientError),
     /// The system's source of random numbers.
     #[error("the system gives no random bytes for a key; see that /dev/urandom can be read")]
     Random,
@@ -121,13 +127,17 @@ pub async fn run(arguments: &DemoArgs, interrupted: impl Future<Output = ()>) ->
     say(&introduction(&app, &fleet, &shown));
 
     let stats = Arc::new(Stats::default());
+    calls::register(&Client::new(&format!("http://{}", app.http()), None)?, &shown).await?;
     let mut followers = JoinSet::new();
-    for id in shown {
-        followers.spawn(follow(app.waits().clone(), id));
+    for id in &shown {
+        followers.spawn(follow(app.waits().clone(), *id));
     }
+    let sleeping: Vec<_> =
+        (0..).zip(shown).filter(|(index, _)| fleet.sleeps(*index)).map(|(_, sleeping)| sleeping).collect();
     let summary = tokio::select! {
         summary = simulate::run(fleet, clock, stats.clone(), interrupted) => summary?,
         never = summarise(&app, &stats) => match never {},
+        never = calls::call_now_and_then(app.dispatch(), &sleeping) => match never {},
         thread = app.failed() => return Err(DemoError::Ended(thread)),
     };
     followers.shutdown().await;
@@ -179,8 +189,10 @@ fn introduction(app: &App, fleet: &simulate::Config, shown: &[DeviceId]) -> Stri
          \x20 curl {device}/lastRoute\n\
          \x20 curl {device}/state\n\
          \x20 curl '{device}/waitForPacket?timeoutMs=30000'\n\
+         \x20 curl --json '{{\"deviceId\": \"{example}\", \"rpc\": {{\"commandId\": 3}}, \"sendWaitTimeoutMs\": 60000}}' http://{http}/rpc\n\
          \x20 curl http://{http}/metrics\n\n\
-         The packets of the first {} devices, as they are counted (stop with Ctrl-C):\n",
+         The packets of the first {} devices, as they are counted, and a call to one that sleeps now and then (stop with \
+         Ctrl-C):\n",
         fleet.devices,
         fleet.cadence,
         shown.len(),
@@ -237,7 +249,7 @@ async fn summarise(app: &App, stats: &Stats) -> Infallible {
              {} rebinds",
             counted.datagrams[Disposition::Accepted as usize],
             counted.route_moves,
-            counted.acks_sent,
+            counted.acks_sent(),
             stats.sent(),
             stats.get(Count::Acks),
             stats.get(Count::AcksAsked),

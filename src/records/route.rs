@@ -1,24 +1,27 @@
-//! How a device was heard, as answers tell it.
+//! How a device was heard and spoken to, as answers tell it.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::clock::Timestamp;
+use crate::downlink::event::Way;
 use crate::id::DeviceId;
 use crate::status::Time;
 use crate::table::route::{self, Relaying, Route};
 use crate::wire::container::{BtAddress, RouteInterface};
 
-use super::description::names;
+use super::described;
 
 /// How a device was heard.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UplinkRoute {
-    #[schema(schema_with = names::route_type)]
-    pub(super) interface: &'static str,
+    #[schema(schema_with = described::route_type)]
+    /// The medium of the device's own packet.
+    pub interface: Cow<'static, str>,
     interface_data: InterfaceData,
     #[serde(skip_serializing_if = "Option::is_none")]
     udp: Option<Udp>,
@@ -32,14 +35,14 @@ pub struct UplinkRoute {
     forwarded: Option<Box<Forwarded>>,
 }
 
-#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 struct InterfaceData {
     /// Sequence number of the packet on this interface.
     #[schema(maximum = 65535)]
     sequence: u16,
 }
 
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = UdpUplinkRoute)]
 struct Udp {
     /// `ip:port` that the packet came from.
@@ -49,16 +52,16 @@ struct Udp {
     time: Time,
 }
 
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = BtLeRoute)]
 struct BtLe {
     /// Six bytes in hex, joined by colons.
     address: String,
-    #[schema(schema_with = names::bt_address_type)]
-    r#type: &'static str,
+    #[schema(schema_with = described::bt_address_type)]
+    r#type: Cow<'static, str>,
 }
 
-#[derive(Clone, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[schema(as = ForwardedUplinkRoute)]
 #[serde(rename_all = "camelCase")]
 struct Forwarded {
@@ -85,7 +88,7 @@ impl From<&Route> for UplinkRoute {
 impl UplinkRoute {
     fn on(interface: RouteInterface, sequence: u16) -> Self {
         Self {
-            interface: interface.name(),
+            interface: interface.name().into(),
             interface_data: InterfaceData { sequence },
             udp: None,
             bt_adv: None,
@@ -119,14 +122,89 @@ impl UplinkRoute {
     }
 }
 
+/// How a device was spoken to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DownlinkRoute {
+    #[schema(schema_with = described::route_type)]
+    interface: Cow<'static, str>,
+    interface_data: DownlinkInterfaceData,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    udp: Option<UdpDownlink>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bt_central: Option<BtLe>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forwarded: Option<Box<ForwardedDownlink>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+struct DownlinkInterfaceData {
+    /// Sequence number of the packet on this interface.
+    #[schema(maximum = 65535)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequence: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = UdpDownlinkRoute)]
+struct UdpDownlink {
+    /// `ip:port` that the packet went to.
+    #[schema(value_type = String)]
+    address: SocketAddr,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = ForwardedDownlinkRoute)]
+#[serde(rename_all = "camelCase")]
+struct ForwardedDownlink {
+    /// The relay.
+    device_id: DeviceId,
+    /// The key of the packet to the relay: 1 its network's, 2 its own.
+    auth: u8,
+    /// The route of the packet to the relay.
+    #[schema(no_recursion)]
+    route: DownlinkRoute,
+}
+
+impl From<&Way> for DownlinkRoute {
+    fn from(way: &Way) -> Self {
+        match way.relay {
+            None => Self::udp(way.address, Some(way.sequence)),
+            Some(through) => Self {
+                interface: RouteInterface::BtCentral.name().into(),
+                interface_data: DownlinkInterfaceData { sequence: Some(way.sequence) },
+                udp: None,
+                bt_central: Some(BtLe::from(&through.address)),
+                forwarded: Some(Box::new(ForwardedDownlink {
+                    device_id: through.relay,
+                    auth: through.level.number(),
+                    route: Self::udp(way.address, None),
+                })),
+            },
+        }
+    }
+}
+
+impl DownlinkRoute {
+    fn udp(address: SocketAddr, sequence: Option<u16>) -> Self {
+        Self {
+            interface: RouteInterface::Udp.name().into(),
+            interface_data: DownlinkInterfaceData { sequence },
+            udp: Some(UdpDownlink { address }),
+            bt_central: None,
+            forwarded: None,
+        }
+    }
+}
+
 impl From<&BtAddress> for BtLe {
     fn from(address: &BtAddress) -> Self {
-        Self { address: address.to_string(), r#type: address.kind_name() }
+        Self { address: address.to_string(), r#type: address.kind_name().into() }
     }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
@@ -137,12 +215,12 @@ pub(super) mod tests {
     /// 2026-11-23T03:00:00.123Z
     const AT: Timestamp = Timestamp(1_795_402_800_123);
 
-    pub(in crate::api) fn direct() -> DirectRoute {
+    pub(crate) fn direct() -> DirectRoute {
         let address = "203.0.113.7:6200".parse().unwrap();
         DirectRoute { address, received_at: AT, sequence: 4711, trust: Trust::Device }
     }
 
-    pub(in crate::api) fn relayed(interface: RouteInterface, bt: Option<BtAddress>) -> RelayedRoute {
+    pub(crate) fn relayed(interface: RouteInterface, bt: Option<BtAddress>) -> RelayedRoute {
         RelayedRoute {
             through: Relaying {
                 relay: RELAY,
@@ -159,11 +237,11 @@ pub(super) mod tests {
         }
     }
 
-    pub(in crate::api) fn bt(kind: u8) -> Option<BtAddress> {
+    pub(crate) fn bt(kind: u8) -> Option<BtAddress> {
         Some(BtAddress { kind, bytes: [0x44, 0x33, 0x22, 0x11, 0x0a, 0xc4] })
     }
 
-    pub(in crate::api) fn udp(sequence: u16) -> Value {
+    pub(crate) fn udp(sequence: u16) -> Value {
         json!({"interface": "udp", "interfaceData": {"sequence": sequence},
             "udp": {"address": "203.0.113.7:6200", "time": "2026-11-23T03:00:00.123Z"}})
     }

@@ -1,0 +1,119 @@
+//! The API as a whole, without ingest.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::auth::keys::KeyPair;
+use crate::auth::nonce::OwnNonces;
+use crate::downlink::Downlinks;
+use crate::downlink::channel::{EventReceiver, channel};
+use crate::downlink::outbox::OutboxConfig;
+use crate::ingest::Posts;
+use crate::registry::Live;
+use crate::table::TableConfig;
+use crate::waiters::WaitersConfig;
+
+#[test]
+fn a_request_that_waits_takes_little() {
+    fn size<F: Future>(_: impl Fn(Arc<Surface>, Arc<Peer>, Request<Incoming>) -> F) -> usize {
+        size_of::<F>()
+    }
+    let size = size(Surface::respond);
+    assert!(size <= 2048, "{size} bytes, of 3 KB that a wait over HTTP/2 may take in all");
+}
+
+/// A dispatch that nothing comes of: nobody does its work.
+async fn dispatch(registry: &Registry, live: &Live, events: EventReceiver, clock: Clock) -> Dispatch {
+    let parts = crate::dispatch::Parts {
+        registry: registry.clone(),
+        table: Arc::clone(&live.table),
+        downlinks: Arc::clone(&live.downlinks),
+        posts: Posts::to_threads(1).0,
+        keys: Arc::clone(&live.keys),
+        cloud_keys: live.cloud_keys.clone(),
+        nonces: Arc::new(OwnNonces::new(&live.cloud_keys, clock.now())),
+        events,
+        clock,
+        config: crate::dispatch::DispatchConfig::default(),
+    };
+    Dispatch::open(parts).await.unwrap().0
+}
+
+/// An API without ingest that everybody may use. It goes on without the directory of its registry.
+pub(super) async fn api() -> Arc<Api> {
+    let directory = tempfile::tempdir().unwrap();
+    let table = Arc::new(RouteTable::new(&TableConfig::default()));
+    let waiters = Arc::new(Waiters::new(&WaitersConfig::default()));
+    let (events, received) = channel();
+    let live = Live {
+        keys: Arc::default(),
+        table: Arc::clone(&table),
+        waiters: Arc::clone(&waiters),
+        downlinks: Arc::new(Downlinks::new(OutboxConfig::default(), events)),
+        cloud_keys: KeyPair::from_private([7; 32]),
+        configured: Arc::default(),
+    };
+    let clock = Clock::default();
+    let (keys, cloud_keys) = (Arc::clone(&live.keys), live.cloud_keys.clone());
+    let registry = Registry::open(directory.path(), live.clone(), clock).await.unwrap();
+    Arc::new(Api::new(Parts {
+        table,
+        waiters,
+        moves: Arc::default(),
+        dispatch: dispatch(&registry, &live, received, clock).await,
+        registry,
+        definitions: Arc::default(),
+        keys,
+        cloud_keys,
+        clock,
+        access: Access::open(),
+        ingest: Vec::new(),
+        config: ApiConfig::default(),
+    }))
+}
+
+async fn surface(shutting_down: bool) -> Arc<Surface> {
+    let (_, shutdown) = watch::channel(shutting_down);
+    Arc::new(Surface::new(Router::new(), false, api().await, shutdown))
+}
+
+#[tokio::test]
+async fn a_connection_that_outlives_the_start_of_a_shutdown_is_told_so() {
+    let wait = "/device/deviceId/0000000000000001/waitForPacket";
+    for (path, accept, shutting_down, expected) in [
+        ("/readyz", "*/*", false, "HTTP/1.1 200 OK\r\n"),
+        ("/readyz", "*/*", true, "HTTP/1.1 503 Service Unavailable\r\n"),
+        ("/health", "*/*", true, "HTTP/1.1 200 OK\r\n"),
+        (wait, "*/*", true, "HTTP/1.1 503 Service Unavailable\r\n"),
+        (wait, "text/event-stream", true, "HTTP/1.1 503 Service Unavailable\r\n"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let graceful = GracefulShutdown::new();
+        let (surface, peer, builders) = (surface(shutting_down).await, Peer::new(stream), Builders::new());
+        let connection = surface.exchange(&peer, builders.of(Preface::Http1), graceful.watcher());
+        let exchange = async {
+            let request =
+                format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: {accept}\r\nconnection: close\r\n\r\n");
+            client.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let (served, answer) = tokio::join!(connection, exchange);
+        served.unwrap();
+        assert!(answer.starts_with(expected), "{path} {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_is_an_internal_failure() {
+    let panics = async {
+        tokio::task::yield_now().await;
+        assert!(std::hint::black_box(false), "as intended");
+        Ok(())
+    };
+    assert_eq!(unwound(pin!(panics)).await, Err(ApiError::Internal));
+    assert_eq!(unwound(pin!(async { Ok(7) })).await, Ok(7));
+}
