@@ -42,6 +42,9 @@ fn every_answered_write_survives_a_kill() {
     assert!(devices > KILLS, "only {devices} devices were written");
     let cut_off: usize = writers.iter().flat_map(|writer| writer.cut_off).sum();
     assert!(cut_off > 0, "no batch was cut off");
+    let calls = writers.iter().flat_map(|writer| &writer.devices).flat_map(|device| &device.calls);
+    let (withdrawn, waiting): (Vec<_>, Vec<_>) = calls.partition(|call| call.is_withdrawn == Some(true));
+    assert!(withdrawn.len() > KILLS / 4 && waiting.len() > KILLS / 4, "{} and {}", withdrawn.len(), waiting.len());
 }
 
 /// Lets `writers` write until they have `answers` in all, then kills the process with whatever is under way.
@@ -91,10 +94,21 @@ struct Writer {
 /// A device whose creation was answered.
 struct Written {
     id: String,
+    /// Its id on the wire.
+    device_id: String,
+    /// Calls to it that were accepted.
+    calls: Vec<Accepted>,
     /// What its last answered write left.
     answered: State,
     /// What a write without an answer may have made of it.
     perhaps: Option<State>,
+}
+
+/// A call that was accepted, and waits for a device that never speaks.
+struct Accepted {
+    id: String,
+    /// Whether it was taken back; `None`: nobody was told.
+    is_withdrawn: Option<bool>,
 }
 
 /// What a record is: its metadata `turn`, or gone.
@@ -142,15 +156,33 @@ impl Writer {
         let (status, made) = client.call("POST", "/device/batch", Some(&json!({"devices": devices})))?;
         assert_eq!(status, 201, "{made}");
         self.unanswered.clear();
-        for device in made.as_array().unwrap() {
-            let id = device["id"].as_str().unwrap().to_owned();
-            self.devices.push(Written { id, answered: State::Turn("0".to_owned()), perhaps: None });
-        }
+        self.devices.extend(made.as_array().unwrap().iter().map(Written::new));
         let _ = answered.send(());
         Ok(())
     }
 
-    /// A device from its creation to its last change. Every third is deleted. The first writer creates a batch before.
+    /// Has two calls wait for the last device, and takes the second back.
+    fn call(&mut self, client: &mut Client, answered: &Sender<()>) -> io::Result<()> {
+        let Self { devices, .. } = self;
+        let device = devices.last_mut().unwrap();
+        for _ in 0..2 {
+            let call = json!({"deviceId": device.device_id, "rpc": {"commandId": 9}, "sendWaitTimeoutMs": 86_400_000});
+            let (status, made) = client.call("POST", "/rpc", Some(&call))?;
+            assert_eq!(status, 201, "{made}");
+            let id = made["id"].as_str().unwrap().to_owned();
+            device.calls.push(Accepted { id, is_withdrawn: Some(false) });
+            let _ = answered.send(());
+        }
+        let call = device.calls.last_mut().unwrap();
+        call.is_withdrawn = None;
+        let (status, answer) = client.call("DELETE", &format!("/rpc/{}", call.id), None)?;
+        assert_eq!(status, 204, "{answer}");
+        call.is_withdrawn = Some(true);
+        let _ = answered.send(());
+        Ok(())
+    }
+
+    /// A device from its creation to its last change, and calls to it. Every third is deleted. The first writer creates a batch before.
     fn write_one(&mut self, client: &mut Client, answered: &Sender<()>) -> io::Result<()> {
         if self.number == 0 {
             self.write_batch(client, answered)?;
@@ -159,9 +191,9 @@ impl Writer {
         let (status, made) = client.call("POST", "/device", Some(&new))?;
         assert_eq!(status, 201, "{made}");
         self.unanswered.clear();
-        let id = made["id"].as_str().unwrap().to_owned();
-        self.devices.push(Written { id, answered: State::Turn("0".to_owned()), perhaps: None });
+        self.devices.push(Written::new(&made));
         let _ = answered.send(());
+        self.call(client, answered)?;
         let serial = &new["mcuId"];
         for turn in ["1", "2"] {
             let change = json!({"metadata": {"operation": "replace", "value": {"turn": turn, "serial": serial}}});
@@ -208,10 +240,7 @@ impl Writer {
             let (_, found) = client.call("GET", &serial, None).unwrap();
             assert_eq!(found.as_array().unwrap().first(), there.last(), "by its metadata");
         }
-        for device in &there {
-            let id = device["id"].as_str().unwrap().to_owned();
-            self.devices.push(Written { id, answered: State::Turn("0".to_owned()), perhaps: None });
-        }
+        self.devices.extend(there.iter().map(Written::new));
         let there = there.len();
         assert!(there == 0 || there == unanswered.len(), "{there} of {}", unanswered.len());
         if unanswered.len() > 1 {
@@ -227,6 +256,12 @@ impl Writer {
 }
 
 impl Written {
+    /// As a gateway shows it that has just been created.
+    fn new(made: &Value) -> Self {
+        let [id, device_id] = ["id", "deviceId"].map(|field| made[field].as_str().unwrap().to_owned());
+        Self { id, device_id, calls: Vec::new(), answered: State::Turn("0".to_owned()), perhaps: None }
+    }
+
     /// What is there now is what was answered, or what was under way; from now on it is settled.
     fn check(&mut self, client: &mut Client) {
         let (status, body) = client.call("GET", &format!("/device/id/{}", self.id), None).unwrap();
@@ -237,6 +272,38 @@ impl Written {
         let expected = found == self.answered || Some(&found) == self.perhaps.as_ref();
         assert!(expected, "{}: {found:?}, not {:?} or {:?}", self.id, self.answered, self.perhaps);
         (self.answered, self.perhaps) = (found, None);
+        let is_gone = self.answered == State::Gone;
+        self.calls.iter_mut().for_each(|call| call.check(client, is_gone));
+        if !is_gone && !self.calls.is_empty() {
+            self.check_list(client);
+        }
+    }
+
+    /// The calls to it are those that wait, and perhaps one more, whose acceptance was not answered.
+    fn check_list(&self, client: &mut Client) {
+        let (_, listed) = client.call("GET", &format!("/rpc?deviceId={}&limit=10", self.device_id), None).unwrap();
+        let listed = listed.as_array().unwrap();
+        assert!(listed.iter().all(|call| call["downlinkMessage"]["status"] == "waiting"));
+        let there: Vec<&str> = listed.iter().map(|call| call["id"].as_str().unwrap()).collect();
+        let waiting: Vec<&Accepted> = self.calls.iter().filter(|call| call.is_withdrawn == Some(false)).collect();
+        assert!(waiting.iter().all(|call| there.contains(&&*call.id)), "{}: {there:?}", self.device_id);
+        assert!(there.len() <= waiting.len() + usize::from(self.calls.len() < 2), "{}: {there:?}", self.device_id);
+    }
+}
+
+impl Accepted {
+    /// It waits, unless it was taken back or went with its device; from now on that is settled.
+    fn check(&mut self, client: &mut Client, is_device_gone: bool) {
+        let (status, call) = client.call("GET", &format!("/rpc/{}", self.id), None).unwrap();
+        if is_device_gone {
+            assert_eq!(status, 404, "{call}");
+            return;
+        }
+        let is_withdrawn = status == 404;
+        assert_eq!(self.is_withdrawn.unwrap_or(is_withdrawn), is_withdrawn, "{call}");
+        let message = &call["downlinkMessage"];
+        assert!(is_withdrawn || message["status"] == "waiting" && message["attempts"] == 0, "{call}");
+        self.is_withdrawn = Some(is_withdrawn);
     }
 }
 
