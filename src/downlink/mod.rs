@@ -64,7 +64,7 @@ impl Downlinks {
     }
 
     /// Another key than the known one that the device has named a moment ago, and about which it has not answered: until then,
-    /// and for 10 s at most, nothing is to be sealed with its key (rule R12).
+    /// and for 30 s at most, nothing is to be sealed with its key (rule R12).
     pub fn doubted_key(&self, keys: &KeyRing, device: DeviceId, now: Timestamp) -> Option<KeyId> {
         keys.downlink_key_id(device)?;
         self.questions.doubted(device, now).filter(|key_id| !keys.is_known_key_id(device, *key_id))

@@ -116,8 +116,8 @@ impl Questions {
         asked.filter(|asked| asked.request_id == request_id)?.challenge.take()
     }
 
-    /// A device names a key that is not known: its keys are in doubt until 10 s after it was asked, or at most as long if it is
-    /// not; unless it named this one in the hour before.
+    /// A device names a key that is not known: its keys are in doubt until 10 s after it was asked, or for 20 s if it is not;
+    /// unless it named this one in the hour before.
     pub fn doubt(&self, device: DeviceId, key_id: KeyId, now: Timestamp) {
         let mut known = self.known();
         let other = &mut known.device(device).other;
@@ -130,7 +130,9 @@ impl Questions {
     pub fn doubted(&self, device: DeviceId, now: Timestamp) -> Option<KeyId> {
         let known = self.known();
         let other = known.devices.peek(&device)?.other.as_ref()?;
-        (!other.is_settled && is_within(IN_DOUBT, other.at, now)).then_some(other.key_id)
+        // Its question may have to wait for as long, and then for the device to speak.
+        let time = if other.is_asked { IN_DOUBT } else { 2 * IN_DOUBT };
+        (!other.is_settled && is_within(time, other.at, now)).then_some(other.key_id)
     }
 
     /// What a device answered `at` that time was looked into: it has the key `key_id`, or, where that is `None`, it cannot say.
@@ -235,12 +237,13 @@ mod tests {
         questions.ask(DEVICE, NOW).unwrap();
         questions.doubt(DEVICE, key_id, later(500));
         assert!(questions.ask(DEVICE, later(9_999)).is_none());
-        questions.ask(DEVICE, later(10_000)).unwrap();
-        assert_eq!(questions.doubted(DEVICE, later(19_999)), Some(key_id));
+        assert_eq!(questions.doubted(DEVICE, later(11_000)), Some(key_id), "it has not spoken since it could be asked");
+        questions.ask(DEVICE, later(11_000)).unwrap();
+        assert_eq!(questions.doubted(DEVICE, later(20_999)), Some(key_id));
         // It does not answer, and is asked again: that is not waited for.
-        questions.ask(DEVICE, later(20_000)).unwrap();
-        questions.doubt(DEVICE, key_id, later(20_000));
-        assert_eq!(questions.doubted(DEVICE, later(20_000)), None);
+        questions.ask(DEVICE, later(21_000)).unwrap();
+        questions.doubt(DEVICE, key_id, later(21_000));
+        assert_eq!(questions.doubted(DEVICE, later(21_000)), None);
     }
 
     #[test]
@@ -276,27 +279,27 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_named_is_a_doubt_for_10_s_in_an_hour_or_until_the_device_has_answered() {
+    fn a_key_that_is_named_is_a_doubt_for_20_s_in_an_hour_or_until_the_device_has_answered() {
         let (questions, key, another) = (Questions::default(), KeyId::new(7).unwrap(), KeyId::new(8).unwrap());
         let doubted = |ms| questions.doubted(DEVICE, later(ms));
         assert_eq!(doubted(0), None);
         questions.doubt(DEVICE, key, NOW);
         questions.doubt(DEVICE, key, later(9_000));
-        assert_eq!([0, 9_999, 10_000].map(doubted), [Some(key), Some(key), None]);
-        questions.doubt(DEVICE, another, later(10_000));
-        assert_eq!(doubted(10_000), Some(another));
-        questions.settle(DEVICE, Some(another), later(11_000));
-        assert_eq!(doubted(11_000), None);
-        questions.doubt(DEVICE, another, later(12_000));
-        assert_eq!(doubted(12_000), None, "it has answered about that");
+        assert_eq!([0, 19_999, 20_000].map(doubted), [Some(key), Some(key), None]);
+        questions.doubt(DEVICE, another, later(20_000));
+        assert_eq!(doubted(20_000), Some(another));
+        questions.settle(DEVICE, Some(another), later(21_000));
+        assert_eq!(doubted(21_000), None);
+        questions.doubt(DEVICE, another, later(22_000));
+        assert_eq!(doubted(22_000), None, "it has answered about that");
         let is_settled = |key, ms| questions.is_settled(DEVICE, key, later(ms));
         assert_eq!(
-            [(another, 12_000), (key, 12_000), (another, 3_611_000)].map(|(key, ms)| is_settled(key, ms)),
+            [(another, 22_000), (key, 22_000), (another, 3_621_000)].map(|(key, ms)| is_settled(key, ms)),
             [true, false, false]
         );
-        questions.doubt(DEVICE, another, later(3_611_000));
-        assert_eq!(doubted(3_611_000), Some(another));
-        questions.settle(DEVICE, None, later(3_612_000));
-        assert!(is_settled(another, 3_612_000), "it cannot say");
+        questions.doubt(DEVICE, another, later(3_621_000));
+        assert_eq!(doubted(3_621_000), Some(another));
+        questions.settle(DEVICE, None, later(3_622_000));
+        assert!(is_settled(another, 3_622_000), "it cannot say");
     }
 }
