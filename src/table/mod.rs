@@ -12,6 +12,8 @@ mod prefetch;
 mod record;
 pub mod route;
 pub mod rules;
+#[cfg(test)]
+mod rules_tests;
 pub mod sending;
 pub mod side;
 mod unregistered;
