@@ -83,6 +83,7 @@ fn record_and_look_up(criterion: &mut Criterion) {
                 verified: &verified,
                 path: &path,
                 may_move: true,
+                answers: false,
                 application: None,
                 network: 0,
                 receipt: NOW.into(),
@@ -148,5 +149,78 @@ fn whole_datagram(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, parse_and_open, record_and_look_up, whole_datagram);
+/// Datagrams of a kind that is refused, 64 of them, and their name.
+type Refused = (&'static str, Vec<Vec<u8>>);
+
+/// What strangers can send, and as the measure for it what counts. Nothing of all this is the same datagram again, but for what
+/// is a copy.
+fn refused(fleet: &Fleet) -> Vec<Refused> {
+    let genuine = |index: u64| {
+        let mut bytes = Vec::new();
+        fleet.packet(index, 1, 0, &mut bytes);
+        bytes
+    };
+    let changed = |change: &dyn Fn(u64, &mut Vec<u8>)| -> Vec<Vec<u8>> {
+        let each = |index| {
+            let mut bytes = genuine(index);
+            change(index, &mut bytes);
+            bytes
+        };
+        (0..64).map(each).collect()
+    };
+    // Where the fields lie: docs/protocol.md, frames.
+    let any_day =
+        |index: u64, bytes: &mut Vec<u8>| bytes[14..18].copy_from_slice(&(index as u32 * 66_000_001).to_le_bytes());
+    let spoilt = |bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 1;
+    vec![
+        ("short", changed(&|_, bytes| bytes.truncate(37))),
+        ("unknown network", changed(&|index, bytes| bytes[3..6].copy_from_slice(&[index as u8, 1, 2]))),
+        ("unknown device", changed(&|_, bytes| bytes[2] |= 0x80)),
+        ("bad tag of today", changed(&|_, bytes| spoilt(bytes))),
+        (
+            "bad tag of yesterday, whose key is not kept",
+            changed(&|_, bytes| {
+                let yesterday = NOW.gps() - 86_400;
+                bytes[14..18].copy_from_slice(&yesterday.to_le_bytes());
+            }),
+        ),
+        ("bad tag of any day", changed(&any_day)),
+        ("copy", changed(&|_, _| ())),
+    ]
+}
+
+/// What is refused costs less than what counts, or a stranger could keep devices out by little.
+fn rejects(criterion: &mut Criterion) {
+    let fleet = Fleet::new(NOW);
+    let mut group = criterion.benchmark_group("refused");
+    group.throughput(Throughput::Elements(1));
+    for (name, datagrams) in refused(&fleet) {
+        let mut pipeline = Pipeline::new(core(NOW));
+        let mut replies = Replies::default();
+        let mut batch = datagrams.clone();
+        let mut take = |count: u64| -> Duration {
+            let mut spent = Duration::ZERO;
+            for round in 0..count.div_ceil(64) {
+                for (bytes, datagram) in batch.iter_mut().zip(&datagrams) {
+                    bytes.clone_from(datagram);
+                }
+                // A million a second, so that what is limited by the second is refused as in a flood.
+                let at = Timestamp(NOW.0 + round * 64 / 1000);
+                let start = Instant::now();
+                pipeline.prefetch(batch.iter().map(Vec::as_slice));
+                for (index, bytes) in (0..).zip(&mut batch) {
+                    let (source, via) = (address(index), Via::UNKNOWN);
+                    let datagram = Datagram { bytes, truncated: false, source, via, at };
+                    black_box(pipeline.take(datagram, &mut replies));
+                }
+                spent += start.elapsed();
+            }
+            spent.mul_f64(count as f64 / (count.div_ceil(64) * 64) as f64)
+        };
+        group.bench_function(name, |bencher| bencher.iter_custom(&mut take));
+    }
+    group.finish();
+}
+
+criterion_group!(benches, parse_and_open, rejects, record_and_look_up, whole_datagram);
 criterion_main!(benches);

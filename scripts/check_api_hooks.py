@@ -18,8 +18,6 @@ WAIT_MS = 20
 LONGEST_WAIT_MS = 600_000
 
 LONGEST_SEND_WAIT_MS = 31_536_000_000
-# Those of calls, of what the gateway sends by itself, and of what devices send.
-NOT_FOR_DEVICES = {*range(1, 9), 10, 11, *range(13, 128)}
 CUSTOMERS = 200
 # No command from here on has a name.
 NAMELESS_COMMANDS = 32768
@@ -157,16 +155,19 @@ def positioned(values):
     return values
 
 
+def is_whole(value):
+    """Whether a value is a whole number in either of its forms: 9 and 9.0."""
+    return type(value) is int or (type(value) is float and value.is_integer())
+
+
 def sendable(body):
     """A message that can be sent, whatever is in it: to a device that is there, in parts that go together, with a command that is
     known, and not for long in the way of others."""
     body = dict(body)
     if isinstance(body.get("deviceId"), str) and DEVICE_ID.fullmatch(body["deviceId"]):
         body["deviceId"] = device["deviceId"]
-    if type(body.get("sendWaitTimeoutMs", 0)) is int and 0 <= body.get("sendWaitTimeoutMs", 0) <= LONGEST_SEND_WAIT_MS:
+    if is_whole(body.get("sendWaitTimeoutMs", 0)) and 0 <= body.get("sendWaitTimeoutMs", 0) <= LONGEST_SEND_WAIT_MS:
         body["sendWaitTimeoutMs"] = 1
-    if type(body.get("packetType")) is int and body["packetType"] in NOT_FOR_DEVICES:
-        body["packetType"] = CUSTOMERS
     if body.get("payload") == "":
         body["payload"] = "AA=="
     if body.get("retry") == "untilAnswered":
@@ -191,7 +192,7 @@ def callable_(rpc, has_data):
         least = 65536
     if isinstance(rpc.get("params"), dict):
         rpc["params"] = {}
-    if type(rpc.get("commandId")) is int and 0 <= rpc["commandId"] < least:
+    if is_whole(rpc.get("commandId")) and 0 <= rpc["commandId"] < least:
         rpc["commandId"] = number
     if has_data and isinstance(rpc.get("dataHeader"), dict):
         del rpc["dataHeader"]

@@ -1,13 +1,19 @@
 //! The gateway as a whole: binds everything, starts its threads, and stops them in order.
 
+mod ending;
+mod error;
+mod floor;
+mod follow;
+
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::time::sleep;
 
 use crate::api::access::Access;
 use crate::api::metrics_text::IngestSource;
@@ -19,22 +25,26 @@ use crate::dispatch::{self, Dispatch, DispatchConfig, Work};
 use crate::downlink::Downlinks;
 use crate::downlink::channel::{EventReceiver, Events, channel};
 use crate::downlink::outbox::OutboxConfig;
+use crate::health::Health;
 use crate::ingest::pipeline::{Core, Pipeline, RefusalLog};
 use crate::ingest::{self, Posts};
 use crate::metrics::{Counters, Tally};
-use crate::registry::{Configured, Live, OpenError, Registry, RegistryError, StoredKey};
+use crate::registry::{Configured, Live, Lock, OpenError, Registry, StoredKey};
+use crate::service::Passed;
+use crate::store::{self, Before, Keeper, Orders, Store};
 use crate::table::{RouteTable, TableConfig};
-use crate::udp::{BindError, BoundSocket, explain_bind};
+use crate::udp::{BindError, BoundSocket};
 use crate::wait::PacketWaits;
 use crate::waiters::Waiters;
+use ending::Ending;
+pub use error::StartError;
 
 /// How long requests may take to end once the gateway stops. What follows fits in the second that is left of the 5 s an
 /// operator waits.
 const DRAIN: Duration = Duration::from_secs(4);
 
-/// How long it may take, once nothing more is received, to write down what happened last and to close the registry. What is
-/// then still in its write-ahead log is found there at the next start.
-const CLOSE: Duration = Duration::from_millis(800);
+/// How long after that the records may take to be written down. On a disk that does not answer they are forgotten.
+const WRITE: Duration = Duration::from_millis(300);
 
 /// Networks named in the log at the start; of more, only how many.
 const NETWORKS_NAMED: usize = 32;
@@ -46,61 +56,49 @@ pub struct App {
     http: SocketAddr,
     metrics: Option<SocketAddr>,
     waits: PacketWaits,
+    health: Arc<Health>,
     counters: Vec<Arc<Counters>>,
+    api_turns: Arc<AtomicU64>,
     dispatch: Dispatch,
+    records: Option<Orders>,
     stop_api: watch::Sender<bool>,
     /// Told once no request runs any more.
     served: Mutex<mpsc::Receiver<()>>,
     stop_ingest: watch::Sender<bool>,
-    stop_dispatch: watch::Sender<bool>,
+    ending: watch::Sender<Ending>,
+    /// Ends with the thread that writes records.
+    written: Mutex<mpsc::Receiver<()>>,
     api_threads: Vec<JoinHandle<()>>,
     ingest_threads: Vec<JoinHandle<()>>,
+    records_threads: Vec<JoinHandle<()>>,
     ended: watch::Receiver<Option<&'static str>>,
 }
 
-/// Why the gateway cannot start. One line: what, where, and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A UDP address cannot be listened on.
-    #[error(transparent)]
-    Udp(#[from] BindError),
-    /// A TCP address cannot be listened on.
-    #[error("cannot listen on tcp {address}: {}", explain_bind(source, flag))]
-    Tcp {
-        /// The address asked for.
-        address: SocketAddr,
-        /// The flag that sets it.
-        flag: &'static str,
-        /// What the system answered.
-        source: io::Error,
-    },
-    /// The registry cannot be opened.
-    #[error(transparent)]
-    Registry(#[from] OpenError),
-    /// The messages that wait cannot be read.
-    #[error("cannot take up the messages that wait for devices: {0}")]
-    Messages(#[from] RegistryError),
-    /// The system gives no more threads or file descriptors.
-    #[error("cannot start a thread: {0}; raise the limits of the process")]
-    Thread(#[from] io::Error),
-}
-
 impl App {
-    /// Binds every address before anything starts, and loads the registry before the first datagram is looked at: those that
-    /// come meanwhile wait in their socket. If a thread cannot be started, those that run are told to stop.
+    /// Binds every address before anything starts, and loads registry and records before the first datagram is looked at: those
+    /// that come meanwhile wait in their socket. If a thread cannot be started, those that run are told to stop.
     pub fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_on(config, Passed::default())
+    }
+
+    /// As [`Self::start`], on sockets that were bound before where there are such for an address. What has arrived at them is
+    /// not lost.
+    pub fn start_on(config: Config, mut passed: Passed) -> Result<Self, StartError> {
         let receive_buffer = config.udp_receive_buffer;
-        let sockets = config
-            .udp_listen
-            .iter()
-            .map(|&address| BoundSocket::bind(address, receive_buffer))
+        let addresses = config.udp_listen.iter();
+        let sockets = addresses
+            .map(|&address| receive_on(address, passed.udp(address), receive_buffer))
             .collect::<Result<Vec<_>, _>>()?;
+        let mut listen = |address, flag| listen(address, passed.tcp(address), flag);
         let http = listen(config.http_listen, "--http-listen")?;
         let metrics = config.metrics_listen.map(|address| listen(address, "--metrics-listen")).transpose()?;
+        passed.nothing_left()?;
 
         let (events, received) = channel();
         let (posts, mailboxes) = Posts::to_threads(sockets.len());
-        let core = core(&config, events);
+        let lock = Lock::take(&config.data_dir)?;
+        let store = Store::open(&config.data_dir, config.set_aside_routes, config.clock.now())?;
+        let (core, epoch) = core(&config, &store, events);
         let sources: Vec<_> = sockets.iter().map(source).collect();
         let udp = sockets.iter().map(BoundSocket::address).collect();
         let (http_address, metrics_address) =
@@ -109,14 +107,30 @@ impl App {
         let waits = PacketWaits::new(core.table.clone(), core.waiters.clone());
         let (stop_api, api_stop) = watch::channel(false);
         let (stop_ingest, ingest_stop) = watch::channel(false);
-        let (stop_dispatch, dispatch_stop) = watch::channel(false);
+        let (ending, end) = watch::channel(Ending::NotYet);
+        let (writing, written) = mpsc::channel();
         let (alive, ended) = watch::channel(None);
-        let (clock, of_api) = (config.clock, core.clone());
+        let (clock, of_api) = (config.clock.clone(), core.clone());
+        let stats = Arc::<store::Stats>::default();
+        let health = Arc::<Health>::default();
+        let shown = health.clone();
+        let kept = store::Parts {
+            table: core.table.clone(),
+            keys: core.keys.clone(),
+            clock: clock.clone(),
+            health: health.clone(),
+            stats: stats.clone(),
+        };
+        let api_turns = Arc::new(AtomicU64::new(0));
+        let turns = api_turns.clone();
         let (networks, announced) = (config.networks.clone(), sources.clone());
         let (told, opened) = mpsc::channel();
         let (drained, served) = mpsc::channel();
         let api_thread = spawn("api", alive.clone(), async move || {
-            let Opened { registry, keys, dispatch, work } = match open(&config, &of_api, posts, received).await {
+            // Ends with the runtime of this thread.
+            tokio::spawn(follow::follow(config.clock.clone(), shown.clone(), stats.clone(), turns));
+            let parts = OpenParts { lock, store, posts, events: received, epoch, kept };
+            let Opened { registry, keys, dispatch, work, keeper, records } = match open(&config, &of_api, parts).await {
                 Ok(opened) => opened,
                 Err(error) => {
                     // Whoever starts this thread listens until it is told.
@@ -124,8 +138,8 @@ impl App {
                     return Ok(());
                 }
             };
-            let _ = told.send(Ok(dispatch.clone()));
-            let api = api(&config, &of_api, registry.clone(), dispatch, sources);
+            let _ = told.send(Ok((dispatch.clone(), keeper, records)));
+            let api = api(&config, &of_api, registry.clone(), dispatch, shown, sources, stats);
             keys.iter().for_each(|key| api.access().add(key));
             let serving = async {
                 serve(Arc::new(api), http, metrics, api_stop).await?;
@@ -133,29 +147,39 @@ impl App {
                 let _ = drained.send(());
                 Ok(())
             };
-            tokio::try_join!(serving, write_until(work, registry, dispatch_stop)).map(|_| ())
+            tokio::try_join!(serving, ending::write_until(work, registry, end)).map(|_| ())
         })?;
-        let dispatch = opened.recv().unwrap_or(Err(OpenError::Ended.into()))?;
+        let (dispatch, keeper, records) = opened.recv().unwrap_or(Err(OpenError::Ended.into()))?;
         let mut app = Self {
             udp,
             http: http_address,
             metrics: metrics_address,
             waits,
+            health,
             counters: counters.clone(),
+            api_turns,
             dispatch,
+            records: Some(records),
             stop_api,
             served: Mutex::new(served),
             stop_ingest,
-            stop_dispatch,
+            ending,
+            written: Mutex::new(written),
             api_threads: vec![api_thread],
             ingest_threads: Vec::new(),
+            records_threads: Vec::new(),
             ended,
         };
+        app.records_threads.push(spawn("records", alive.clone(), async move || {
+            keeper.run();
+            drop::<mpsc::Sender<()>>(writing);
+            Ok(())
+        })?);
         // Not before: a start that fails is one line.
         announced.iter().for_each(|source| announce(source, receive_buffer));
         name_networks(&networks);
         for ((socket, counters), mailbox) in sockets.into_iter().zip(counters).zip(mailboxes) {
-            let (core, stop) = (core.clone(), ingest_stop.clone());
+            let (core, clock, stop) = (core.clone(), clock.clone(), ingest_stop.clone());
             app.ingest_threads.push(spawn("ingest", alive.clone(), async move || {
                 ingest::run(Arc::new(socket.register()?), Pipeline::new(core), mailbox, counters, clock, stop).await;
                 Ok(())
@@ -184,6 +208,18 @@ impl App {
         &self.waits
     }
 
+    /// What is wrong with it.
+    pub fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
+    /// Reads how often each of its threads that serve has gone round its loop so far: at least once a second, unless it hangs.
+    pub fn turns(&self) -> impl Fn() -> Vec<u64> + use<> {
+        let (counters, api) = (self.counters.clone(), self.api_turns.clone());
+        let of_api = move || api.load(Ordering::Relaxed);
+        move || counters.iter().map(|counters| counters.turns()).chain([of_api()]).collect()
+    }
+
     /// Sending messages, without HTTP.
     pub fn dispatch(&self) -> &Dispatch {
         &self.dispatch
@@ -202,14 +238,26 @@ impl App {
     }
 
     /// Stops in order: no more requests, waiters answered, then no more datagrams, and what happened last is written down.
-    /// Blocks, at most about 5 s.
+    /// Blocks, at most about 5 s: on a disk that does not answer the process should end then, as a thread still waits for it.
     pub fn stop(mut self) {
+        let by = Instant::now() + DRAIN + WRITE;
+        let records = self.records.take();
+        records.iter().for_each(Orders::hurry);
         let _ = self.stop_api.send(true);
         // An error: the thread has ended.
         let _ = self.served.get_mut().unwrap_or_else(PoisonError::into_inner).recv();
         let _ = self.stop_ingest.send(true);
         join(&mut self.ingest_threads);
-        let _ = self.stop_dispatch.send(true);
+        records.into_iter().for_each(Orders::stop);
+        let _ = self.ending.send(Ending::WriteDown);
+        let written = self.written.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if written.recv_timeout(by.saturating_duration_since(Instant::now())) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("the disk does not take what was heard last: it is forgotten");
+            self.records_threads.clear();
+        }
+        join(&mut self.records_threads);
+        // Not before: with it the directory is unlocked.
+        let _ = self.ending.send(Ending::Close);
         join(&mut self.api_threads);
     }
 }
@@ -220,11 +268,40 @@ struct Opened {
     keys: Vec<StoredKey>,
     dispatch: Dispatch,
     work: Work,
+    keeper: Keeper,
+    records: Orders,
 }
 
-/// Loads everything that is kept.
-async fn open(config: &Config, core: &Core, posts: Posts, events: EventReceiver) -> Result<Opened, StartError> {
-    let registry = Registry::open(&config.data_dir, live(config, core), config.clock).await?;
+/// What [`open`] uses up.
+struct OpenParts {
+    lock: Lock,
+    store: Store,
+    posts: Posts,
+    events: EventReceiver,
+    /// The upper half of the epochs.
+    epoch: u32,
+    kept: store::Parts,
+}
+
+/// Loads everything that is kept: records and registered devices at once, once the networks are known. Last, it begins to write:
+/// a start that fails leaves the records as they are.
+async fn open(config: &Config, core: &Core, parts: OpenParts) -> Result<Opened, StartError> {
+    let OpenParts { lock, store, posts, events, epoch, kept } = parts;
+    let opening = Registry::begin(lock, live(config, core), config.clock.clone()).await?;
+    let (table, keys) = (core.table.clone(), core.keys.clone());
+    let loading = tokio::task::spawn_blocking(move || store.load(&table, &keys).map(|rows| (store, rows)));
+    let loaded = opening.load_devices().await?;
+    // It ends early only by a panic, which has been reported.
+    let (store, rows) = loading.await.map_err(io::Error::other)??;
+    core.table.settle();
+    let registry = loaded.finish();
+    tracing::info!(devices = core.table.devices().0, rows, before = ?store.before(), "records");
+    let reserved = registry.reserved_time().await?.unwrap_or_default();
+    core.table.set_floor(floor::of(&store, reserved.before, config.clock.now()));
+    if core.table.floor() != 0 {
+        let table = core.table.clone();
+        tokio::spawn(async move { floor::end(&table).await });
+    }
     let keys = registry.api_keys_in_force().await?;
     let parts = dispatch::Parts {
         registry: registry.clone(),
@@ -235,7 +312,7 @@ async fn open(config: &Config, core: &Core, posts: Posts, events: EventReceiver)
         cloud_keys: config.cloud_keys.clone(),
         nonces: core.nonces.clone(),
         events,
-        clock: config.clock,
+        clock: config.clock.clone(),
         config: DispatchConfig {
             key_change: config.key_change,
             message_retention: config.message_retention,
@@ -243,31 +320,19 @@ async fn open(config: &Config, core: &Core, posts: Posts, events: EventReceiver)
         },
     };
     let (dispatch, work) = Dispatch::open(parts).await?;
-    Ok(Opened { registry, keys, dispatch, work })
+    let (keeper, records) = Keeper::begin(store, epoch, kept, config.checkpoint_interval)?;
+    Ok(Opened { registry, keys, dispatch, work, keeper, records })
 }
 
-/// Writes down what happens to messages until told to stop, and closes the registry.
-async fn write_until(work: Work, registry: Registry, stop: watch::Receiver<bool>) -> io::Result<()> {
-    // An error: whoever would tell is gone.
-    let stopped = async |mut stop: watch::Receiver<bool>| drop(stop.wait_for(|stop| *stop).await);
-    let late = async {
-        stopped(stop.clone()).await;
-        sleep(CLOSE).await;
-    };
-    let closing = async {
-        work.run(stopped(stop.clone())).await;
-        registry.close().await;
-    };
-    tokio::select! {
-        () = closing => {}
-        () = late => {}
-    }
-    Ok(())
-}
-
-fn core(config: &Config, events: Events) -> Arc<Core> {
+/// What the packet path needs, and the upper half of its epochs.
+fn core(config: &Config, store: &Store, events: Events) -> (Arc<Core>, u32) {
     let keys = KeyRing::default();
-    let table = RouteTable::new(&TableConfig { epoch: random_u32(), ..config.table.clone() });
+    let before = store.before();
+    let (epoch, continues) = match before {
+        Before::Stopped { epoch, generation } => (epoch, Some(generation)),
+        Before::Nothing | Before::Forgot => (random_u32(), None),
+    };
+    let table = RouteTable::new(&TableConfig { epoch, continues, losses: store.losses(), ..config.table.clone() });
     let now = config.clock.now();
     for network in &config.networks {
         keys.set_network(network.id, network.root.clone());
@@ -276,7 +341,7 @@ fn core(config: &Config, events: Events) -> Arc<Core> {
         keys.set_device(device.id, device.key.clone(), None);
         table.register(device.id, now);
     }
-    Arc::new(Core {
+    let core = Core {
         keys: Arc::new(keys),
         table: Arc::new(table),
         waiters: Arc::new(Waiters::new(&config.waiters)),
@@ -285,7 +350,9 @@ fn core(config: &Config, events: Events) -> Arc<Core> {
         policy: config.route_policy,
         refusals: RefusalLog::default(),
         moves: Arc::default(),
-    })
+        traces: Arc::default(),
+    };
+    (Arc::new(core), epoch)
 }
 
 /// Serves the API, and the metrics where they are served apart, until told to stop.
@@ -327,8 +394,15 @@ fn random_u32() -> u32 {
     RandomState::new().hash_one(std::process::id()) as u32
 }
 
-fn listen(address: SocketAddr, flag: &'static str) -> Result<TcpListener, StartError> {
-    let bound = TcpListener::bind(address).and_then(|listener| {
+fn receive_on(address: SocketAddr, passed: Option<UdpSocket>, receive_buffer: usize) -> Result<BoundSocket, BindError> {
+    match passed {
+        Some(socket) => BoundSocket::adopt(socket, receive_buffer).map_err(|source| BindError { address, source }),
+        None => BoundSocket::bind(address, receive_buffer),
+    }
+}
+
+fn listen(address: SocketAddr, passed: Option<TcpListener>, flag: &'static str) -> Result<TcpListener, StartError> {
+    let bound = passed.map_or_else(|| TcpListener::bind(address), Ok).and_then(|listener| {
         listener.set_nonblocking(true)?;
         Ok(listener)
     });
@@ -346,7 +420,8 @@ fn announce(source: &IngestSource, wanted: usize) {
     if receive_buffer < wanted {
         tracing::warn!(
             %listen, receive_buffer, wanted,
-            "the system gives a smaller receive buffer; raise net.core.rmem_max, or grant CAP_NET_ADMIN"
+            "the system gives a smaller receive buffer; raise net.core.rmem_max, or grant CAP_NET_ADMIN, or set ReceiveBuffer= \
+             where a service manager holds the socket"
         );
     }
 }
@@ -398,20 +473,33 @@ fn join(threads: &mut Vec<JoinHandle<()>>) {
     }
 }
 
-fn api(config: &Config, core: &Core, registry: Registry, dispatch: Dispatch, ingest: Vec<IngestSource>) -> Api {
+fn api(
+    config: &Config,
+    core: &Core,
+    registry: Registry,
+    dispatch: Dispatch,
+    health: Arc<Health>,
+    ingest: Vec<IngestSource>,
+    records: Arc<store::Stats>,
+) -> Api {
     let administrators = config.api_keys.iter().map(ApiKey::text);
     Api::new(Parts {
         table: core.table.clone(),
         waiters: core.waiters.clone(),
         moves: core.moves.clone(),
+        traces: core.traces.clone(),
+        downlinks: core.downlinks.clone(),
+        policy: core.policy,
         registry,
         dispatch,
         definitions: Arc::new(config.definitions.clone()),
         keys: core.keys.clone(),
         cloud_keys: config.cloud_keys.clone(),
-        clock: config.clock,
+        clock: config.clock.clone(),
+        health,
         access: Access::of_keys(administrators).with_tokens(config.tokens.clone()),
         ingest,
+        records,
         config: ApiConfig { waits_per_credential: config.waiters_per_credential, ..ApiConfig::default() },
     })
 }
@@ -432,17 +520,17 @@ mod tests {
 
     #[test]
     fn a_tcp_address_that_cannot_be_listened_on_is_named_with_the_reason_and_the_flag() {
-        let first = listen(SocketAddr::from(([127, 0, 0, 1], 0)), "--http-listen").unwrap();
+        let first = listen(SocketAddr::from(([127, 0, 0, 1], 0)), None, "--http-listen").unwrap();
         let taken = first.local_addr().unwrap();
         assert_eq!(
-            listen(taken, "--http-listen").unwrap_err().to_string(),
+            listen(taken, None, "--http-listen").unwrap_err().to_string(),
             format!(
                 "cannot listen on tcp {taken}: address in use; stop the other process or choose another --http-listen"
             )
         );
         let foreign = SocketAddr::from(([192, 0, 2, 1], 8080));
         assert_eq!(
-            listen(foreign, "--metrics-listen").unwrap_err().to_string(),
+            listen(foreign, None, "--metrics-listen").unwrap_err().to_string(),
             "cannot listen on tcp 192.0.2.1:8080: this machine does not have that address; \
              choose another --metrics-listen"
         );

@@ -2,15 +2,16 @@
 //! and lets a sender wait for a sleeping device.
 //!
 //! Decisions are pure code over bytes, addresses and `now`; sockets and HTTP sit at the edge. Imports point down:
-//! [`id`], [`clock`], [`metrics`], [`quote`]; [`wire`]; [`auth`]; [`table`]: up to here without runtime, sockets or files, and
-//! built alone without the feature `server`, then `udp`, `waiters`, `downlink`, `status`, `duration`; `records`, `ingest`,
-//! `wait`, `client`, `decode`, `definitions`; `registry`, `simulate`, `transfer`; `dispatch`; `api`; `config`; `app`, `top`;
+//! [`id`], [`clock`], [`metrics`], [`quote`], [`health`]; [`wire`]; [`auth`]; [`table`]: up to here without runtime, sockets or files, and
+//! built alone without the feature `server`, then `udp`, `waiters`, `downlink`, `status`, `duration`, `service`; `records`, `ingest`,
+//! `wait`, `client`, `decode`, `definitions`; `registry`, `simulate`, `transfer`, `store`, `explain`; `dispatch`; `api`; `config`; `app`, `top`;
 //! `demo`; `cli`. ARCHITECTURE.md has the map, docs/protocol.md the wire facts.
 //!
 //! To run a gateway inside another program, see `app::App`; to wait for packets without HTTP, `wait::PacketWaits`.
 
 pub mod auth;
 pub mod clock;
+pub mod health;
 pub mod id;
 pub mod metrics;
 pub mod quote;
@@ -40,15 +41,21 @@ pub mod downlink;
 #[cfg(feature = "server")]
 pub mod duration;
 #[cfg(feature = "server")]
+pub mod explain;
+#[cfg(feature = "server")]
 pub mod ingest;
 #[cfg(feature = "server")]
 pub mod records;
 #[cfg(feature = "server")]
 pub mod registry;
 #[cfg(feature = "server")]
+pub mod service;
+#[cfg(feature = "server")]
 pub mod simulate;
 #[cfg(feature = "server")]
 pub mod status;
+#[cfg(feature = "server")]
+pub mod store;
 #[cfg(feature = "server")]
 pub mod top;
 #[cfg(feature = "server")]

@@ -1,4 +1,4 @@
-//! The program. Exit code 2: the configuration is at fault; 1: it failed while running; others are of `lastroute rpc`.
+//! The program. Exit code 2: the configuration is at fault; 1: it failed while running; others are of `lastroute rpc` and `lastroute explain`.
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -38,6 +38,9 @@ pub struct GatewayStatus {
     pub acks_sent: u64,
     /// Acknowledgements the kernel did not take.
     pub acks_failed: u64,
+    /// What is wrong while the gateway goes on serving, by its part. Empty while nothing is.
+    #[serde(default)]
+    pub degraded: BTreeMap<String, String>,
     /// Devices with a record.
     pub devices: Devices,
     /// Who waits.

@@ -23,6 +23,9 @@ use lastroute::config::{Flags, Report};
 
 const README: &str = include_str!("../README.md");
 const EXAMPLE: &str = include_str!("../lastroute.example.toml");
+const SERVICE: &str = include_str!("../packaging/lastroute.service");
+const UDP_SOCKET: &str = include_str!("../packaging/lastroute-udp.socket");
+const HTTP_SOCKET: &str = include_str!("../packaging/lastroute-http.socket");
 
 fn cli() -> Command {
     let mut cli = Cli::command();
@@ -67,6 +70,45 @@ fn default(flag: &Arg) -> Option<String> {
         _ if said.is_some() => said,
         _ => (!of_clap.is_empty()).then(|| of_clap.join(",")),
     }
+}
+
+/// The values of a setting of a unit.
+fn set<'a>(unit: &'a str, name: &str) -> Vec<&'a str> {
+    unit.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('=')).collect()
+}
+
+#[test]
+fn the_units_give_flags_that_exist_and_sockets_that_the_defaults_name() {
+    let cli = cli();
+    let serve = cli.find_subcommand("serve").unwrap();
+    let start = set(SERVICE, "ExecStart");
+    let [start] = start[..] else { panic!("{start:?}") };
+    let (program, arguments) = start.split_once(' ').unwrap();
+    assert!(program.ends_with("/lastroute") && arguments.starts_with("serve "), "{start}");
+    for word in arguments.split(' ').filter_map(|word| word.strip_prefix("--")) {
+        assert!(flags(serve).any(|(name, _)| name == word), "serve has no flag --{word}");
+    }
+    // What is named there is handed over.
+    let handed_over: Vec<_> =
+        set(SERVICE, "LoadCredential").iter().map(|credential| credential.split(':').next().unwrap()).collect();
+    for name in arguments.split(' ').filter_map(|word| word.strip_prefix("%d/")) {
+        assert!(handed_over.contains(&name), "{name} is not among {handed_over:?}");
+    }
+    let default_of = |name: &str| default(flags(serve).find(|(flag, _)| *flag == name).unwrap().1).unwrap();
+    assert_eq!(set(UDP_SOCKET, "ListenDatagram"), [default_of("udp-listen")]);
+    assert_eq!(set(HTTP_SOCKET, "ListenStream"), [default_of("http-listen")]);
+    for socket in [UDP_SOCKET, HTTP_SOCKET] {
+        assert_eq!(set(socket, "Service"), ["lastroute.service"]);
+        // It outlives whatever becomes of the service.
+        assert_eq!(set(socket, "TriggerLimitIntervalSec"), ["0"]);
+    }
+    // What waits in the sockets would start one that is not started anew at once, and without an end.
+    assert_eq!([set(SERVICE, "Restart"), set(SERVICE, "StartLimitIntervalSec")], [["on-failure"], ["0"]]);
+    assert!(set(SERVICE, "RestartPreventExitStatus").is_empty());
+    assert_eq!(
+        [set(SERVICE, "Type"), set(SERVICE, "DynamicUser"), set(SERVICE, "CapabilityBoundingSet")],
+        [["notify"], ["yes"], [""]]
+    );
 }
 
 /// A row of a table of flags: the flag, its default without backticks, and its meaning.
@@ -156,7 +198,9 @@ fn the_settings_of_serve_are_flags_and_keys_of_the_example() {
     let cli = cli();
     let serve = cli.find_subcommand("serve").unwrap();
     let settings: BTreeSet<_> = Report::of(&Flags::default(), []).unwrap().settings.iter().map(|s| s.name).collect();
-    let named: BTreeSet<_> = flags(serve).map(|(flag, _)| flag).filter(|flag| *flag != "check").collect();
+    // Those are for one start.
+    let once = ["check", "set-aside-routes"];
+    let named: BTreeSet<_> = flags(serve).map(|(flag, _)| flag).filter(|flag| !once.contains(flag)).collect();
     assert_eq!(settings, named);
     for name in settings.iter().filter(|name| **name != "config") {
         assert!(EXAMPLE.contains(&format!("\n#{name} = ")), "{name}");

@@ -6,11 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every module of the crate root and its floor. `lib.rs` and `main.rs` stand above all.
-const FLOORS: [(&str, u8); 30] = [
+const FLOORS: [(&str, u8); 34] = [
     ("id", 0),
     ("clock", 0),
     ("metrics", 0),
     ("quote", 0),
+    ("health", 0),
     ("wire", 1),
     ("auth", 2),
     ("table", 3),
@@ -19,6 +20,7 @@ const FLOORS: [(&str, u8); 30] = [
     ("downlink", 4),
     ("status", 4),
     ("duration", 4),
+    ("service", 4),
     ("records", 5),
     ("ingest", 5),
     ("wait", 5),
@@ -28,6 +30,8 @@ const FLOORS: [(&str, u8); 30] = [
     ("registry", 6),
     ("simulate", 6),
     ("transfer", 6),
+    ("store", 6),
+    ("explain", 6),
     ("dispatch", 7),
     ("api", 8),
     ("config", 9),

@@ -40,6 +40,7 @@ pub(crate) fn core(now: Timestamp) -> Arc<Core> {
         policy: RoutePolicy::Newest,
         refusals: RefusalLog::default(),
         moves: Arc::default(),
+        traces: Arc::default(),
     })
 }
 

@@ -1,12 +1,11 @@
 //! Any bytes as a container: entries cover the payload without a gap up to the end or the fault, and re-encode to the
 //! same bytes.
-#![no_main]
 
 use lastroute::wire::container::{Content, entries};
 use lastroute::wire::frame::{Frame, Layout};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|payload: &[u8]| {
+/// One input.
+pub(crate) fn run(payload: &[u8]) {
     let mut encoded = Vec::new();
     let mut fault = None;
     for entry in entries(payload) {
@@ -25,4 +24,4 @@ fuzz_target!(|payload: &[u8]| {
     assert_eq!(payload.len() == encoded.len(), fault.is_none());
     let (again, whole): (Vec<_>, Vec<_>) = (entries(&encoded).collect(), entries(payload).collect());
     assert_eq!(again[..], whole[..again.len()]);
-});
+}

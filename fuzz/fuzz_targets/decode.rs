@@ -2,7 +2,6 @@
 //! field where its bytes are.
 //!
 //! An input is a byte, the type of packet, and the bytes.
-#![no_main]
 
 use std::io::Cursor;
 
@@ -10,21 +9,21 @@ use lastroute::auth::keys::{FACTORY_NETWORK, FACTORY_NETWORK_KEY, Interface, Roo
 use lastroute::auth::seal_with;
 use lastroute::clock::Timestamp;
 use lastroute::decode::part::Part;
-use lastroute::decode::{Datagram, DecodeArgs, Decoder, Knowledge, brief, json, run, text};
+use lastroute::decode::{Datagram, DecodeArgs, Decoder, Knowledge, brief, json, text};
 use lastroute::id::DeviceId;
 use lastroute::wire::frame::{Flags, Header, Layout, PacketType};
-use libfuzzer_sys::fuzz_target;
 
 const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_400_001);
 
-fuzz_target!(|input: &[u8]| {
+/// One input.
+pub(crate) fn run(input: &[u8]) {
     let Some((kind, bytes)) = input.split_first() else { return };
     let arguments = DecodeArgs { file: vec!["-".into()], brief: true, ..DecodeArgs::default() };
     let (knowledge, stdin) = (Knowledge::default(), Cursor::new(bytes.to_vec()));
-    let _ = run(&arguments, knowledge, NOW, stdin, std::io::sink(), &mut Vec::new());
+    let _ = lastroute::decode::run(&arguments, knowledge, NOW, stdin, std::io::sink(), &mut Vec::new());
     explain(bytes.to_vec());
     explain(sealed(PacketType(*kind), bytes));
-});
+}
 
 fn sealed(packet_type: PacketType, plaintext: &[u8]) -> Vec<u8> {
     let gps_time = NOW.gps();

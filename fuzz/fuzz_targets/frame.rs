@@ -1,10 +1,9 @@
 //! Any bytes as a frame of either layout: what parses re-encodes to the same bytes, and those parse to the same header.
-#![no_main]
 
 use lastroute::wire::frame::{Frame, Layout};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|bytes: &[u8]| {
+/// One input.
+pub(crate) fn run(bytes: &[u8]) {
     for layout in [Layout::Unversioned, Layout::Versioned] {
         let mut copy = bytes.to_vec();
         let Ok(frame) = Frame::parse(&mut copy, layout) else { continue };
@@ -15,4 +14,4 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(encoded, bytes);
         assert_eq!(Frame::parse(&mut encoded, layout).map(|frame| *frame.header()), Ok(header));
     }
-});
+}

@@ -1,9 +1,9 @@
 //! The whole ingest step, on any bytes and on any authentic packets: what a stranger sends changes nothing and is not
-//! answered, what counts counts once and is on record, a relay's word touches no direct route, and what waits for a device
-//! leaves once, for that device, and for nothing but a packet that counts.
+//! answered, what counts counts once and is on record, a relay's word touches no direct route, a route moves by a proved packet,
+//! the answer to a challenge that was sent there, or a packet after three that nobody answered for; and what waits for a device
+//! leaves once, for that device, and for nothing but a packet that counts or answers.
 //!
 //! An input is a byte of settings and a list of [`Draft`]s.
-#![no_main]
 
 #[path = "ingest/draft.rs"]
 mod draft;
@@ -24,14 +24,14 @@ use lastroute::downlink::outbox::OutboxConfig;
 use lastroute::id::DeviceId;
 use lastroute::ingest::pipeline::{Core, Datagram, Pipeline, RefusalLog};
 use lastroute::ingest::replies::Replies;
+use lastroute::ingest::trace::Decision;
 use lastroute::metrics::{Disposition, DownlinkKind};
-use lastroute::table::route::Snapshot;
+use lastroute::table::route::{Snapshot, Trust};
 use lastroute::table::sending::Via;
 use lastroute::table::{RoutePolicy, RouteTable, TableConfig, Unregistered};
 use lastroute::waiters::{Waiters, WaitersConfig};
 use lastroute::wire::container::entries;
-use lastroute::wire::frame::{Flags, Header, Level, PacketType};
-use libfuzzer_sys::fuzz_target;
+use lastroute::wire::frame::{Flags, Frame, Header, Level, PacketType};
 use waiting::Left;
 
 const START: Timestamp = Timestamp::from_gps(17_123 * 86_400 + 43_200);
@@ -71,6 +71,7 @@ impl Gateway {
             policy: if settings & 2 == 0 { RoutePolicy::Newest } else { RoutePolicy::Strict },
             refusals: RefusalLog::default(),
             moves: Arc::default(),
+            traces: Arc::default(),
         });
         if settings & 4 != 0 {
             waiting::fill(&core, START);
@@ -89,15 +90,26 @@ impl Gateway {
         let datagram = Datagram { bytes: &mut bytes, truncated, source, via: Via::UNKNOWN, at };
         let disposition = self.pipeline.take(datagram, &mut replies);
         self.pipeline.wake();
-        self.left.check(&replies, disposition == Disposition::Accepted, at);
+        let counts = disposition == Disposition::Accepted || self.answered(&bytes, disposition);
+        self.left.check(&replies, counts, at);
         let acks = replies.iter().filter(|reply| reply.kind == DownlinkKind::Ack);
         (disposition, acks.flat_map(|reply| reply.bytes.to_vec()).collect())
+    }
+
+    /// Whether a copy answered a challenge all the same.
+    fn answered(&self, bytes: &[u8], disposition: Disposition) -> bool {
+        let copies = matches!(disposition, Disposition::Duplicate | Disposition::TooOld);
+        let device = Frame::claimed_device(bytes).filter(|_| copies);
+        let latest = device.and_then(|device| self.core.traces.latest(device, 1).pop());
+        latest.is_some_and(|latest| matches!(latest.decision, Decision::Refused { is_answer: true, .. }))
     }
 
     /// Takes in a datagram and compares what became of it with what the rules promise whoever sent it.
     fn take(&mut self, bytes: &[u8], truncated: bool, source: SocketAddr, at: Timestamp) {
         use Disposition::{Accepted, DayLimited, Duplicate, NotRegistered, Reflected, TooOld};
         let (before, tally) = (self.state(), self.pipeline.tally.clone());
+        let contest = Frame::claimed_device(bytes).and_then(|device| self.core.table.contest(device, at));
+        let unanswered = contest.map_or(0, |contest| contest.unanswered[0]);
         let (disposition, reply) = self.feed(bytes, truncated, source, at);
         let after = self.state();
         assert!(after.1.1 <= 3 && after.2 <= 2, "bounds hold");
@@ -105,6 +117,13 @@ impl Gateway {
         expected[disposition as usize] += 1;
         assert_eq!(self.pipeline.tally.datagrams, expected);
         let entries_taken = self.pipeline.tally.entries.iter().sum::<u64>() - tally.entries.iter().sum::<u64>();
+        let canonical = SocketAddr::new(source.ip().to_canonical(), source.port());
+        if self.answered(bytes, disposition) {
+            let (header, payload) = open(bytes).expect("authentic");
+            assert_eq!((reply.len(), entries_taken), (0, 0));
+            self.check_answer(&header, &payload, canonical);
+            return;
+        }
         if disposition != Accepted {
             assert_eq!((&after, reply.len(), entries_taken), (&before, 0, 0), "{disposition:?}");
         }
@@ -133,18 +152,32 @@ impl Gateway {
         let [was, is] = [&before, &after].map(|state| state.0[header.device_id.0 as usize]);
         let is = is.expect("what counts is on record");
         let last = is.last_packet.expect("what counts is the last packet");
-        let canonical = SocketAddr::new(source.ip().to_canonical(), source.port());
         assert_eq!(is.cursor.n, was.map_or(0, |was| was.cursor.n) + 1);
         assert_eq!((last.packet_type, last.level), (header.packet_type, header.level()));
         assert_eq!((last.gps_time, last.sequence), (header.gps_time, header.sequence));
         assert_eq!((last.source, last.received_at), (canonical, at));
         let [from, to] = [was, Some(is)].map(|state| state?.direct.map(|route| route.address));
+        let decided = self.core.traces.latest(header.device_id, 1)[0].decision;
+        let is_answer = matches!(decided, Decision::Counted { is_answer: true, .. });
+        if is_answer {
+            self.check_answer(&header, &payload, canonical);
+        }
         if from != to {
             let device_level = header.level() == Level::Device || !self.core.keys.has_device(header.device_id);
             let may_move = last.proved && (device_level || self.core.policy == RoutePolicy::Newest);
-            assert!(to == Some(canonical) && (from.is_none() || may_move));
+            let silent = was.and_then(|was| was.direct).map_or(0, |route| at.0.abs_diff(route.received_at.0));
+            let nobody_answered = unanswered >= 3 && silent >= 60_000;
+            assert!(to == Some(canonical) && (from.is_none() || may_move || is_answer || nobody_answered));
         }
         self.check_copy(bytes, at, after);
+    }
+
+    /// Rule R6: what answers echoes what was sent to where it comes from, and the route leads there.
+    fn check_answer(&self, header: &Header, payload: &[u8], source: SocketAddr) {
+        assert_eq!(header.packet_type, PacketType::ECHO_RSP);
+        assert!(self.left.was_asked(header.device_id, source, payload), "nobody was asked for that there");
+        let direct = self.core.table.snapshot(header.device_id).and_then(|device| device.direct);
+        assert_eq!(direct.map(|route| (route.address, route.trust)), Some((source, Trust::Verified)));
     }
 
     /// Rule R4: a copy counts nowhere.
@@ -168,7 +201,8 @@ impl Gateway {
     }
 }
 
-fuzz_target!(|data: &[u8]| {
+/// One input.
+pub(crate) fn run(data: &[u8]) {
     let Some((settings, mut input)) = data.split_first() else { return };
     let mut gateway = Gateway::new(*settings);
     let (mut at, mut earlier) = (START, Vec::new());
@@ -180,7 +214,7 @@ fuzz_target!(|data: &[u8]| {
             2 => IpAddr::from([0, 0, 0, 0, 0, 0xffff, 0xc000, 0x0201]),
             last => IpAddr::from([192, 0, 2, last + 1]),
         };
-        let bytes = draft.datagram(&gateway.core, at.gps(), &earlier);
+        let bytes = draft.datagram(&gateway.core, at.gps(), &earlier, gateway.left.cookie());
         gateway.take(&bytes, truncated, SocketAddr::new(ip, 6200), at);
         earlier.push(bytes);
         at = match wait {
@@ -190,4 +224,4 @@ fuzz_target!(|data: &[u8]| {
             _ => at.after(Duration::from_secs(u64::from(wait))),
         };
     }
-});
+}

@@ -1,11 +1,10 @@
 //! Any bytes as readings: they lie in the payload one after the other, the announcement is one of theirs and encodes to
 //! itself, and a payload cut after a sound reading has the same readings before the cut.
-#![no_main]
 
 use lastroute::wire::tdf::{Announce, Scan, readings, scan, split_remote};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|payload: &[u8]| {
+/// One input.
+pub(crate) fn run(payload: &[u8]) {
     if let Some((device_id, run)) = split_remote(payload) {
         assert_eq!([&device_id.0.to_le_bytes()[..], run].concat(), payload);
     }
@@ -32,4 +31,4 @@ fuzz_target!(|payload: &[u8]| {
         let again = Announce { board_crc: Some(announce.board_crc.unwrap_or(0)), ..announce };
         assert_eq!(scan(&encoded), Scan { announce: Some(again), fault: None });
     }
-});
+}

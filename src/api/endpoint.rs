@@ -97,6 +97,8 @@ pub enum Endpoint {
     State(DeviceId),
     /// `GET /device/deviceId/{deviceId}/lastRoute`.
     LastRoute(DeviceId),
+    /// `GET /device/deviceId/{deviceId}/explain`: why it is reachable or not.
+    Explain(DeviceId),
     /// `POST /device/lastRoute`.
     LastRoutes,
     /// `GET /device/deviceId/{deviceId}/waitForPacket`.

@@ -10,6 +10,7 @@ use crate::definitions::DefinitionError;
 use crate::dispatch::SendError;
 use crate::downlink::outbox::Full as NoRoom;
 use crate::id::{Cursor, DeviceId, IdError};
+use crate::quote::one_line;
 use crate::registry::RegistryError;
 use crate::table::route::Route;
 use crate::wait::WaitError;
@@ -255,6 +256,9 @@ pub enum ApiError {
     /// Nothing was heard of the device.
     #[error("nothing was heard of device {0} yet; its first packet can be waited for with waitForPacket")]
     NeverHeard(DeviceId),
+    /// There is nothing to explain of the device.
+    #[error("device {0} is not registered, was never heard, and nothing claims to be it; check the id")]
+    UnknownDevice(DeviceId),
     /// The device is not registered.
     #[error(
         "device {0} is not registered; register it with POST /device, or with a [[device]] block in the configuration"
@@ -320,7 +324,7 @@ impl ApiError {
 
     /// A query parameter with the value `text`, which it may not have.
     pub fn query(name: &'static str, text: &str, expected: String) -> Self {
-        Self::QueryValue { name, value: quoted(text.to_owned()), expected }
+        Self::QueryValue { name, value: quoted(text), expected }
     }
 
     /// What is wrong with the entry `index` of `list`.
@@ -387,6 +391,7 @@ impl ApiError {
             Self::NoSuchPath
             | Self::PathText
             | Self::NeverHeard(_)
+            | Self::UnknownDevice(_)
             | Self::NotRegistered(_)
             | Self::UnseenDevice(_) => StatusCode::NOT_FOUND,
             Self::WrongMethod { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -507,7 +512,8 @@ const fn status_of_registry(error: &RegistryError) -> StatusCode {
 }
 
 /// As much of a text as is passed on.
-fn quoted(mut text: String) -> String {
+fn quoted(text: impl AsRef<str>) -> String {
+    let mut text = one_line(text.as_ref());
     text.truncate(text.floor_char_boundary(MAX_QUOTED));
     text
 }

@@ -25,6 +25,7 @@ impl Api {
             route_moves: sum.route_moves,
             acks_sent: sum.acks_sent(),
             acks_failed: sum.acks_failed(),
+            degraded: self.health.by_name(),
             devices: Devices {
                 total: total as u64,
                 unregistered: unregistered as u64,

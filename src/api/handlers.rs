@@ -108,6 +108,7 @@ impl Call<'_> {
             Endpoint::DevicesAndStates => Box::pin(self.devices_and_states(request)),
             Endpoint::UnregisteredDevices => Box::pin(self.unregistered_devices(request)),
             Endpoint::LastRoute(id) => return self.last_route(id),
+            Endpoint::Explain(id) => Box::pin(self.explain(id)),
             Endpoint::LastRoutes => Box::pin(self.last_routes(request)),
             Endpoint::WaitForPacket(id) => {
                 let query = WaitQuery::parse(request.uri().query().unwrap_or_default());
@@ -145,7 +146,10 @@ impl Call<'_> {
     }
 
     fn ready(&self) -> Answer {
-        if *self.shutdown.borrow() { Err(ApiError::ShuttingDown) } else { self.ok(&views::Ready { ready: true }) }
+        if *self.shutdown.borrow() {
+            return Err(ApiError::ShuttingDown);
+        }
+        self.ok(&views::Ready { ready: true, degraded: self.api.health.by_name() })
     }
 
     async fn metrics(&self) -> Answer {
@@ -183,10 +187,10 @@ impl Call<'_> {
 
     async fn last_routes(&self, request: Box<Request<Incoming>>) -> Answer {
         let names: views::LastRoutes = self.body(request).await?;
-        let mut seen = HashSet::with_capacity(names.device_ids.len());
+        let ids = names.ids()?;
+        let mut seen = HashSet::with_capacity(ids.len());
         let mut routes = Vec::new();
-        for (index, name) in names.device_ids.iter().enumerate() {
-            let id: DeviceId = name.parse().map_err(|error| ApiError::BodyDevice { index, error })?;
+        for id in ids {
             if !seen.insert(id) || !self.sees(id) {
                 continue;
             }

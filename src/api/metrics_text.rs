@@ -17,16 +17,20 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::dispatch::Dispatch;
+use crate::health::Health;
 use crate::metrics::histogram::{Histogram, Reading};
-use crate::metrics::{BATCH_BOUNDS, Counters, Disposition, DownlinkKind, RefusedAnswer, Tally};
+use crate::metrics::{BATCH_BOUNDS, Challenge, Counters, Disposition, DownlinkKind, RefusedAnswer, Tally};
+use crate::store::Stats;
 use crate::table::RouteTable;
 use crate::waiters::Waiters;
 
 use super::census::{Census, Counted};
 use super::events::EVENT_NAMES;
+use super::health_metrics::HealthMetrics;
 use super::message_metrics::MessageMetrics;
+use super::record_metrics::RecordMetrics;
 use super::samples::Samples;
 
 /// The value of `Content-Type`.
@@ -152,6 +156,16 @@ impl Metrics {
     /// Adds those of messages.
     pub(super) fn add_messages(&mut self, dispatch: Dispatch) {
         self.registry.register_collector(Box::new(MessageMetrics(dispatch)));
+    }
+
+    /// Adds those of the keeping of records.
+    pub(super) fn add_records(&mut self, stats: Arc<Stats>) {
+        self.registry.register_collector(Box::new(RecordMetrics(stats)));
+    }
+
+    /// Adds those of what is wrong.
+    pub(super) fn add_health(&mut self, health: Arc<Health>, clock: Clock) {
+        self.registry.register_collector(Box::new(HealthMetrics { health, clock }));
     }
 
     /// What the ingest threads have counted so far.
@@ -285,7 +299,11 @@ impl Scrape {
         let refused = RefusedAnswer::ALL.into_iter().zip(sum.answers_refused);
         let refused = refused.map(|(reason, count)| (reason.label(), ConstCounter::new(count)));
         let help = "Packets for calls that nothing was made of, by why.";
-        samples.family("answers_refused", help, "reason", refused)
+        samples.family("answers_refused", help, "reason", refused)?;
+        let challenges = Challenge::ALL.into_iter().zip(sum.challenges);
+        let challenges = challenges.map(|(result, count)| (result.label(), ConstCounter::new(count)));
+        let help = "Challenges that ask whether a device is where a packet came from, by what became of them.";
+        samples.family("challenges", help, "result", challenges)
     }
 
     fn encode_devices(&self, samples: &mut Samples<'_>) -> fmt::Result {
@@ -332,7 +350,6 @@ fn seconds(at: Timestamp) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Clock;
     use crate::table::TableConfig;
     use crate::waiters::WaitersConfig;
 

@@ -14,9 +14,11 @@ mod devices;
 mod endpoint;
 pub mod error;
 mod events;
+mod explain;
 pub mod format;
 mod gateway;
 mod handlers;
+mod health_metrics;
 mod keys;
 mod limits;
 mod message_metrics;
@@ -29,6 +31,7 @@ mod outcomes;
 mod outgoing;
 mod page;
 mod query;
+mod record_metrics;
 pub mod router;
 mod rpc;
 mod samples;
@@ -43,6 +46,7 @@ mod tests;
 mod token_keys;
 pub mod tokens;
 mod transfer;
+pub mod understand;
 mod unregistered;
 pub mod views;
 mod waiting;
@@ -74,9 +78,13 @@ use crate::auth::keys::{KeyPair, KeyRing};
 use crate::clock::Clock;
 use crate::definitions::Definitions;
 use crate::dispatch::Dispatch;
+use crate::downlink::Downlinks;
+use crate::health::Health;
 use crate::ingest::moves::MoveLog;
+use crate::ingest::trace::Traces;
 use crate::registry::Registry;
-use crate::table::RouteTable;
+use crate::store::Stats;
+use crate::table::{RoutePolicy, RouteTable};
 use crate::wait::PacketWaits;
 use crate::wait::stream::Streams;
 use crate::waiters::Waiters;
@@ -125,6 +133,12 @@ pub struct Parts {
     pub waiters: Arc<Waiters>,
     /// Where ingest writes down which routes moved.
     pub moves: Arc<MoveLog>,
+    /// What ingest decided of the packets that came in last.
+    pub traces: Arc<Traces>,
+    /// What waits for devices, and what they are asked.
+    pub downlinks: Arc<Downlinks>,
+    /// What may move a route.
+    pub policy: RoutePolicy,
     /// The records, which the registry keeps in force in `table` and `keys`.
     pub registry: Registry,
     /// Sends messages and follows them.
@@ -137,10 +151,14 @@ pub struct Parts {
     pub cloud_keys: KeyPair,
     /// The gateway's clock.
     pub clock: Clock,
+    /// What is wrong with the gateway.
+    pub health: Arc<Health>,
     /// Who may use the API.
     pub access: Access,
     /// The threads whose counters are shown.
     pub ingest: Vec<IngestSource>,
+    /// What the keeping of records counts.
+    pub records: Arc<Stats>,
     /// Bounds.
     pub config: ApiConfig,
 }
@@ -151,12 +169,16 @@ pub struct Api {
     table: Arc<RouteTable>,
     waiters: Arc<Waiters>,
     moves: Arc<MoveLog>,
+    traces: Arc<Traces>,
+    downlinks: Arc<Downlinks>,
+    policy: RoutePolicy,
     registry: Registry,
     dispatch: Dispatch,
     definitions: Arc<Definitions>,
     keys: Arc<KeyRing>,
     cloud_keys: KeyPair,
     clock: Clock,
+    health: Arc<Health>,
     waits: PacketWaits,
     streams: Arc<Streams>,
     census: Arc<Census>,
@@ -168,24 +190,30 @@ pub struct Api {
 impl Api {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Self {
-        let Parts { table, waiters, moves, registry, clock, access, ingest, config, .. } = parts;
+        let Parts { table, waiters, moves, registry, clock, health, access, ingest, config, .. } = parts;
         let waits = PacketWaits::new(Arc::clone(&table), Arc::clone(&waiters));
         let streams = Arc::new(Streams::new(waits.clone()));
-        let census = Arc::new(Census::new(Arc::clone(&table), clock));
+        let census = Arc::new(Census::new(Arc::clone(&table), clock.clone()));
         let (for_metrics, counted) = (Arc::clone(&waiters), Arc::clone(&census));
         let mut metrics = Metrics::new(Arc::clone(&table), for_metrics, counted, ingest, clock.now());
-        let Parts { dispatch, definitions, keys, cloud_keys, .. } = parts;
+        let Parts { dispatch, definitions, keys, cloud_keys, records, traces, downlinks, policy, .. } = parts;
         metrics.add_messages(dispatch.clone());
+        metrics.add_records(records);
+        metrics.add_health(Arc::clone(&health), clock.clone());
         Self {
             table,
             waiters,
             moves,
+            traces,
+            downlinks,
+            policy,
             registry,
             dispatch,
             definitions,
             keys,
             cloud_keys,
             clock,
+            health,
             waits,
             streams,
             census,

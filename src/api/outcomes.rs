@@ -75,7 +75,7 @@ impl Call<'_> {
 
 /// The organisation and the device whose messages are followed. What else lists are limited by is refused: who counts on it
 /// would be told more than he can use.
-fn followed(query: &Query<'_>) -> Result<(Option<Uuid>, Option<DeviceId>), super::error::ApiError> {
+pub(super) fn followed(query: &Query<'_>) -> Result<(Option<Uuid>, Option<DeviceId>), super::error::ApiError> {
     query.goes_by_events()?;
     Ok((query.record("organisationId")?, query.device()?))
 }

@@ -123,6 +123,7 @@ pub const ROWS: &[Row] = &[
     post("/device/deviceId/{deviceId}/downlink", Needs::Write, |path| path.device().map(Endpoint::SendDownlink)),
     get("/device/deviceId/{deviceId}/state", Needs::Read, |path| path.device().map(Endpoint::State)),
     get("/device/deviceId/{deviceId}/lastRoute", Needs::Read, |path| path.device().map(Endpoint::LastRoute)),
+    get("/device/deviceId/{deviceId}/explain", Needs::Read, |path| path.device().map(Endpoint::Explain)),
     get("/device/deviceId/{deviceId}/waitForPacket", Needs::Read, |path| path.device().map(Endpoint::WaitForPacket)),
     get("/device/soc/{soc}/mcuId/{mcuId}", Needs::Read, |path| {
         let hardware = Hardware { soc: path.text("soc")?, mcu_id: path.text("mcuId")? };
@@ -310,6 +311,7 @@ mod tests {
             ("PUT", "/device/deviceId/d291d4d66bf0a955/key", Endpoint::SetDeviceKey(DEVICE)),
             ("GET", "/device/deviceId/D291D4D66BF0A955/state", Endpoint::State(DEVICE)),
             ("GET", "/device/deviceId/d291d4d66bf0a955/lastRoute", Endpoint::LastRoute(DEVICE)),
+            ("GET", "/device/deviceId/d291d4d66bf0a955/explain", Endpoint::Explain(DEVICE)),
             ("HEAD", "/device/deviceId/d291d4d66bf0a955/lastRoute", Endpoint::LastRoute(DEVICE)),
             ("GET", "/device/deviceId/d291d4d66bf0a955/waitForPacket", Endpoint::WaitForPacket(DEVICE)),
             ("GET", "/device/soc/nRF9151/mcuId/00aaBB", hardware),

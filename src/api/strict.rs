@@ -3,6 +3,7 @@
 //!
 //! serde alone also takes a list for an object, and the last of several values of a name.
 
+use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fmt;
@@ -18,6 +19,9 @@ const WHOLE: &str = "the body";
 
 /// Names of one object.
 const MAX_NAMES: usize = 10_000;
+
+/// Characters of a place in an error: those of every place in a body that is right, and a name of the client's own.
+const MAX_PLACE: usize = 100;
 
 /// How much a body may bring.
 #[derive(Clone, Copy, Debug)]
@@ -63,10 +67,18 @@ pub(super) fn decode<'de, D: Deserializer<'de>, T: DeserializeOwned>(
         let place = progress.failed.take().filter(|place| !place.is_empty());
         match (progress.too_many.get(), place) {
             (Some(max), place) => Unfit::TooMany { what: place.unwrap_or_else(|| WHOLE.to_owned()), max },
-            (None, Some(place)) => Unfit::Malformed(format!("{place}: {error}")),
+            (None, Some(place)) => Unfit::Malformed(format!("{}: {error}", shown(&place))),
             (None, None) => Unfit::Malformed(error.to_string()),
         }
     })
+}
+
+/// A place as it stands before what is wrong there, of which an answer is to have room for both.
+fn shown(place: &str) -> Cow<'_, str> {
+    match place.char_indices().nth(MAX_PLACE) {
+        None => place.into(),
+        Some((end, _)) => format!("{}...", &place[..end]).into(),
+    }
 }
 
 /// Where in a body a value is.
@@ -428,6 +440,15 @@ mod tests {
         let mut error = Format::Json.decode::<Body>(text.as_bytes(), ALL).unwrap_err().to_string();
         error.truncate(error.find(" at line").unwrap_or(error.len()));
         error
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_however_deep_it_lies() {
+        let name = "é".repeat(300);
+        let text = format!(r#"{{"devices":[{{"id":1,"kind":"new","labels":{{"{name}":7}}}}]}}"#);
+        let expected =
+            format!("devices[0].labels.{}...: invalid type: integer `7`, expected a string", &name[..2 * 82]);
+        assert_eq!(refused(&text), expected);
     }
 
     #[test]

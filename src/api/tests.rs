@@ -55,19 +55,24 @@ pub(super) async fn api() -> Arc<Api> {
     };
     let clock = Clock::default();
     let (keys, cloud_keys) = (Arc::clone(&live.keys), live.cloud_keys.clone());
-    let registry = Registry::open(directory.path(), live.clone(), clock).await.unwrap();
+    let registry = Registry::open(directory.path(), live.clone(), clock.clone()).await.unwrap();
     Arc::new(Api::new(Parts {
         table,
         waiters,
         moves: Arc::default(),
-        dispatch: dispatch(&registry, &live, received, clock).await,
+        traces: Arc::default(),
+        downlinks: Arc::clone(&live.downlinks),
+        policy: RoutePolicy::default(),
+        dispatch: dispatch(&registry, &live, received, clock.clone()).await,
         registry,
         definitions: Arc::default(),
         keys,
         cloud_keys,
         clock,
+        health: Arc::default(),
         access: Access::open(),
         ingest: Vec::new(),
+        records: Arc::default(),
         config: ApiConfig::default(),
     }))
 }

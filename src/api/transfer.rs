@@ -38,7 +38,7 @@ pub(super) struct Import<T> {
 }
 
 /// What comes of an entry before the registry sees it.
-type Parsed = Result<NewDevice, ApiError>;
+pub(super) type Parsed = Result<NewDevice, ApiError>;
 
 impl<T> Import<T> {
     fn map<U>(self, each: impl FnMut(T) -> U) -> Import<U> {
@@ -137,7 +137,7 @@ struct Names {
 }
 
 /// The request in a body, with at most `max` entries. Each one that is no device fails by itself.
-fn import(format: Format, bytes: &[u8], max: usize) -> Result<Import<Parsed>, ApiError> {
+pub(super) fn import(format: Format, bytes: &[u8], max: usize) -> Result<Import<Parsed>, ApiError> {
     let bounds = Bounds::of_lists(max);
     // The usual case is read once.
     let error = match format.decode::<Import<NewDevice>>(bytes, bounds) {

@@ -16,6 +16,7 @@ use crate::status::Time;
 use crate::table::route::{self, Snapshot};
 
 use super::description::names;
+use super::error::ApiError;
 pub use crate::records::route::UplinkRoute;
 
 /// An error, whatever the endpoint.
@@ -43,10 +44,14 @@ pub struct Health {
 }
 
 /// `GET /readyz`, while ready.
-#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Ready {
     /// Always true.
     pub ready: bool,
+    /// What is wrong while it goes on, by the part of the gateway: `clock` or `records`. Left out while nothing is.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(required = false)]
+    pub degraded: BTreeMap<String, String>,
 }
 
 /// An entry of `POST /device/lastRoute`.
@@ -68,6 +73,17 @@ pub struct LastRoutes {
     /// Texts that should be device ids.
     #[schema(value_type = Vec<DeviceId>, max_items = 10000)]
     pub device_ids: Vec<String>,
+}
+
+impl LastRoutes {
+    /// The ids, as often as they are named.
+    ///
+    /// # Errors
+    /// One of the texts is no device id.
+    pub fn ids(&self) -> Result<Vec<DeviceId>, ApiError> {
+        let texts = self.device_ids.iter().enumerate();
+        texts.map(|(index, text)| text.parse().map_err(|error| ApiError::BodyDevice { index, error })).collect()
+    }
 }
 
 /// `GET /device/deviceId/{deviceId}/state`.
@@ -368,7 +384,7 @@ mod tests {
     use super::*;
     use crate::records::route::tests::{bt, direct, relayed, udp};
     use crate::table::route::{Application, LastPacket, Route};
-    use crate::table::rules::TimeClass;
+    use crate::table::rules::{Step, TimeClass};
     use crate::wire::container::RouteInterface;
     use crate::wire::frame::{Level, PacketType};
     use crate::wire::tdf::Version;
@@ -392,7 +408,9 @@ mod tests {
                 received_at: AT,
                 class: TimeClass::NoTime,
                 proved: false,
+                step: Step::Unproven,
                 source: "[2001:db8::1]:9".parse().unwrap(),
+                relayed: false,
                 on_route: true,
                 always_rx: false,
                 single_tx: true,
@@ -400,6 +418,7 @@ mod tests {
             last_route: Some(Route::Direct(direct())),
             direct: Some(direct()),
             relayed: None,
+            proved: [false; 2],
             application: Some(Application {
                 id: 0x1234_5678,
                 version: Version { major: 1, minor: 2, revision: 300, build: 4_000_000_000 },

@@ -293,6 +293,12 @@ impl KeyRing {
         self.networks().numbered.get(index).copied()
     }
 
+    /// The number of a network, which it gets by this if it was never set: a record that names it may be there before its key.
+    pub fn number_network(&self, id: KeyId) -> u16 {
+        let known = self.networks().numbers.get(&id).copied();
+        known.unwrap_or_else(|| self.networks.write().unwrap_or_else(PoisonError::into_inner).number(id))
+    }
+
     /// Removes the root key of a network.
     pub fn remove_network(&self, id: KeyId) {
         self.networks.write().unwrap_or_else(PoisonError::into_inner).keys.remove(&id);

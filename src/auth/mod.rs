@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn unusual_days_are_limited_to_1000_a_second_in_all_and_usual_ones_are_not() {
+    fn r0_unusual_days_are_limited_to_1000_a_second_in_all_and_usual_ones_are_not() {
         let (ring, mut authenticator) = (ring(), Authenticator::default());
         let stranger = RootKey::new([2; 32]);
         let day = |day: u32| sealed(&stranger, &header(Level::Network, day * 86_400));

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 
+use crate::app::StartError;
 use crate::client::ClientError;
 use crate::decode::DecodeError;
 use crate::demo::DemoError;
@@ -46,6 +47,12 @@ impl Failure {
 
     pub(super) fn running(error: impl Display) -> Self {
         Self::Running(error.to_string())
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        if error.may_pass() { Self::running(error) } else { Self::configuration(error) }
     }
 }
 

@@ -2,6 +2,8 @@
 //! completions and man pages in `pages.rs`; what a flag means is decided in `config`.
 
 mod decode;
+mod explain;
+mod explain_text;
 mod failure;
 mod key;
 mod log;
@@ -27,6 +29,7 @@ use crate::demo::{self, DemoArgs};
 use crate::simulate::args::SimulateArgs;
 use crate::top::{self, TopArgs};
 use crate::transfer::{ExportArgs, ImportArgs};
+pub use explain::ExplainArgs;
 pub use failure::Failure;
 pub use key::{KeyAccess, KeyAction, KeyArgs};
 pub use log::start_logging;
@@ -62,6 +65,8 @@ pub enum Command {
     Key(KeyArgs),
     /// Call devices through a running gateway, and follow what becomes of the calls
     Rpc(RpcArgs),
+    /// Say why a device is reachable or not
+    Explain(ExplainArgs),
     /// Explain packets: every field, what is inside, and what a gateway would do with them
     Decode(DecodeArgs),
     /// Register the devices of a file with a running gateway
@@ -86,6 +91,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Top(arguments) => top(&arguments),
         Command::Key(arguments) => key::run(&arguments),
         Command::Rpc(arguments) => rpc::run(&arguments),
+        Command::Explain(arguments) => explain::run(&arguments),
         Command::Decode(arguments) => decode::run(&arguments),
         Command::Import(arguments) => transfer::import(&arguments),
         Command::Export(arguments) => transfer::export(&arguments),

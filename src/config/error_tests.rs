@@ -18,6 +18,17 @@ fn assert_errors<const N: usize>(cases: [(&str, &str); N]) {
 }
 
 #[test]
+fn an_error_is_one_line_whatever_it_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("fleet.toml");
+    std::fs::write(&path, "rpc-definitions = \"no\\n\\u001b[2Jfile.json\"\n").unwrap();
+    let flags = Flags { config: Some(path.display().to_string()), ..Flags::default() };
+    let error = Config::load(&flags, []).unwrap_err().to_string();
+    assert!(error.contains("rpc-definitions: cannot read") && error.contains("no[2Jfile.json"), "{error}");
+    assert!(!error.contains(char::is_control), "{error}");
+}
+
+#[test]
 fn a_file_that_is_not_toml_is_an_error_with_line_and_column() {
     let quotes = "write a text in quotes, a number in digits alone";
     assert_errors([
@@ -103,6 +114,7 @@ fn a_value_that_means_nothing_is_an_error_that_quotes_it() {
     assert_errors([
         ("\nunregistered = \"maybe\"", "2: unregistered: \"maybe\" is none of its values; write allow or deny"),
         ("route-policy = \"old\"", "1: route-policy: \"old\" is none of its values; write newest or strict"),
+        ("clock-step = \"slew\"", "1: clock-step: \"slew\" is none of its values; write follow or hold"),
         ("key-change = \"ask\"", "1: key-change: \"ask\" is none of its values; write accept or hold"),
         (
             "message-retention = \"30\"",

@@ -69,6 +69,10 @@ pub struct Flags {
     /// Default: 30d
     #[arg(long, value_name = "TIME", help_heading = "Devices")]
     pub message_retention: Option<String>,
+    /// What becomes of a step of the system's clock by more than 5 s: it is adopted once that clock has stood still for 60 s
+    /// (follow), or the gateway keeps its own time until that clock comes back (hold). Default: follow
+    #[arg(long, value_name = "follow|hold", help_heading = "Devices")]
+    pub clock_step: Option<String>,
     /// How many may wait for one device at once, or for one organisation. Default: 1000
     #[arg(long, value_name = "N", help_heading = "Waiting")]
     pub waiters_per_device: Option<String>,
@@ -82,9 +86,16 @@ pub struct Flags {
     /// info,lastroute=debug. Text on a terminal, JSON elsewhere. Default: info
     #[arg(long, value_name = "FILTER", help_heading = "Logging")]
     pub log: Option<String>,
+    /// If the routes that are kept cannot be read, rename their directory to routes.bad- and the time, and learn every route
+    /// anew; without it such a start fails. This is for one start, so no other source can say it. Default: off
+    #[arg(long, help_heading = "Files")]
+    pub set_aside_routes: bool,
     /// For tests: seconds added to the system clock
     #[arg(long, value_name = "SECONDS", hide = true, default_value_t = 0, allow_negative_numbers = true)]
     pub clock_offset: i64,
+    /// For tests: milliseconds between two writes of what changed
+    #[arg(long, value_name = "MILLISECONDS", hide = true)]
+    pub checkpoint_ms: Option<u64>,
 }
 
 impl Flags {
@@ -107,6 +118,7 @@ impl Flags {
             (Name::RoutePolicy, &self.route_policy),
             (Name::KeyChange, &self.key_change),
             (Name::MessageRetention, &self.message_retention),
+            (Name::ClockStep, &self.clock_step),
             (Name::WaitersPerDevice, &self.waiters_per_device),
             (Name::WaitersPerCredential, &self.waiters_per_credential),
             (Name::WaitersTotal, &self.waiters_total),

@@ -24,10 +24,12 @@ use std::time::Duration;
 use crate::api::WAITS_PER_CREDENTIAL;
 use crate::api::tokens::TokenRules;
 use crate::auth::keys::{DeviceKey, KeyPair, RootKey};
-use crate::clock::Clock;
+use crate::clock::{Clock, ClockStep, STANDING_STILL};
 use crate::definitions::Definitions;
 use crate::id::{DeviceId, KeyId};
+use crate::quote::one_line;
 use crate::registry::device_keys::KeyChange;
+use crate::store;
 use crate::table::{RoutePolicy, TableConfig};
 use crate::waiters::WaitersConfig;
 use check::Kept;
@@ -44,6 +46,10 @@ use values::Fault;
 pub struct Config {
     /// Directory of everything the gateway keeps. It exists.
     pub data_dir: PathBuf,
+    /// Whether routes that are kept there are set aside if they cannot be read. Said with a flag, for one start.
+    pub set_aside_routes: bool,
+    /// Time from one write of what changed to the next.
+    pub checkpoint_interval: Duration,
     /// Where datagrams are received; at least one address, none twice. Port 0: any free one.
     pub udp_listen: Vec<SocketAddr>,
     /// Receive buffer to ask for at each UDP socket, in bytes. Systems may give less.
@@ -76,7 +82,9 @@ pub struct Config {
     pub tokens: Option<TokenRules>,
     /// The calls whose names and fields are known.
     pub definitions: Definitions,
-    /// The gateway's clock.
+    /// What becomes of a step of the system's clock.
+    pub clock_step: ClockStep,
+    /// The gateway's clock, which has begun and follows the system's as [`Self::clock_step`] says.
     pub clock: Clock,
     /// What to log, in the language of `tracing_subscriber::EnvFilter`.
     pub log: String,
@@ -109,7 +117,7 @@ pub struct Device {
 
 /// A setting that cannot be used: where it was given, what is wrong, and what to do. One line, without secrets.
 #[derive(Debug, thiserror::Error)]
-#[error("{place}: {fault}")]
+#[error("{}", one_line(&format!("{place}: {fault}")))]
 pub struct ConfigError {
     place: String,
     fault: Fault,
@@ -191,6 +199,7 @@ fn settle(
     let route_policy = settings.value(Name::RoutePolicy, values::route_policy)?.unwrap_or_default();
     let key_change = settings.value(Name::KeyChange, values::key_change)?.unwrap_or_default();
     let message_retention = settings.value(Name::MessageRetention, values::retention)?.unwrap_or(MESSAGE_RETENTION);
+    let clock_step = settings.value(Name::ClockStep, values::clock_step)?.unwrap_or_default();
     let waiters = check::waiters(&settings)?;
     let waiters_per_credential =
         settings.value(Name::WaitersPerCredential, values::count)?.unwrap_or(WAITS_PER_CREDENTIAL);
@@ -205,6 +214,8 @@ fn settle(
 
     let config = Config {
         data_dir: kept.data_dir.clone(),
+        set_aside_routes: flags.set_aside_routes,
+        checkpoint_interval: flags.checkpoint_ms.map_or(store::INTERVAL, Duration::from_millis),
         udp_listen,
         udp_receive_buffer,
         http_listen,
@@ -221,7 +232,8 @@ fn settle(
         api_keys,
         tokens,
         definitions,
-        clock: Clock::with_offset_seconds(flags.clock_offset),
+        clock_step,
+        clock: Clock::with_offset_seconds(flags.clock_offset).steered(clock_step, STANDING_STILL),
         log,
         warnings,
     };

@@ -142,6 +142,7 @@ fn value(name: Name, config: &Config, settled: &Settled) -> Option<String> {
         Name::RoutePolicy => Some(values::route_policy_text(config.route_policy).to_owned()),
         Name::KeyChange => Some(values::key_change_text(config.key_change).to_owned()),
         Name::MessageRetention => Some(values::retention_text(config.message_retention)),
+        Name::ClockStep => Some(values::clock_step_text(config.clock_step).to_owned()),
         Name::WaitersPerDevice => Some(config.waiters.per_device.to_string()),
         Name::WaitersPerCredential => Some(config.waiters_per_credential.to_string()),
         Name::WaitersTotal => Some(config.waiters.total.to_string()),
@@ -300,6 +301,7 @@ Settings
   route-policy            strict          fleet.toml:6
   key-change              accept          default
   message-retention       30d             default
+  clock-step              follow          default
   waiters-per-device      1000            default
   waiters-per-credential  200000          default
   waiters-total           200000          default

@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs::{DirBuilder, File};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -224,11 +224,18 @@ fn make_cloud_key(data_dir: &Path, path: &Path) -> Result<(), Fault> {
 
 /// Warns of a file of secrets that others than its owner may read.
 pub(super) fn warn_if_exposed(path: &Path, warnings: &mut Vec<String>) {
-    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode() & 0o777);
-    let path = path.display();
-    if mode & 0o044 != 0 {
+    let Ok(metadata) = std::fs::metadata(path) else { return };
+    let (mode, path) = (metadata.permissions().mode() & 0o777, path.display());
+    if is_exposed(mode, metadata.uid(), metadata.gid()) {
         warnings.push(format!("{path} holds secrets and others may read it (mode {mode:04o}); run chmod 600 {path}"));
     }
+}
+
+/// Whether others may read a file of this mode, owner and group. What a service manager hands over belongs to root, and lets one
+/// user read it by an access list, which looks like a group that may read.
+const fn is_exposed(mode: u32, owner: u32, group: u32) -> bool {
+    let handed_over = mode == 0o440 && owner == 0 && group == 0;
+    mode & 0o044 != 0 && !handed_over
 }
 
 /// The fault of a file that cannot be read.
@@ -398,6 +405,14 @@ mod tests {
             ("# none\n", "api.keys has no API key; write one ik... a line"),
         ] {
             assert_eq!(read_api_keys(content), Err(error.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_a_service_manager_hands_over_is_not_exposed() {
+        assert!(!is_exposed(0o440, 0, 0) && !is_exposed(0o400, 0, 0));
+        for (mode, owner, group) in [(0o440, 1000, 0), (0o440, 0, 1000), (0o640, 0, 0), (0o444, 0, 0)] {
+            assert!(is_exposed(mode, owner, group), "{mode:o} {owner} {group}");
         }
     }
 

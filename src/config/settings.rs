@@ -30,6 +30,7 @@ pub(super) enum Name {
     RoutePolicy,
     KeyChange,
     MessageRetention,
+    ClockStep,
     WaitersPerDevice,
     WaitersPerCredential,
     WaitersTotal,
@@ -37,7 +38,7 @@ pub(super) enum Name {
 }
 
 impl Name {
-    pub(super) const ALL: [Self; 20] = [
+    pub(super) const ALL: [Self; 21] = [
         Self::Config,
         Self::DataDir,
         Self::CloudKeyFile,
@@ -54,6 +55,7 @@ impl Name {
         Self::RoutePolicy,
         Self::KeyChange,
         Self::MessageRetention,
+        Self::ClockStep,
         Self::WaitersPerDevice,
         Self::WaitersPerCredential,
         Self::WaitersTotal,
@@ -79,6 +81,7 @@ impl Name {
             Self::RoutePolicy => "route-policy",
             Self::KeyChange => "key-change",
             Self::MessageRetention => "message-retention",
+            Self::ClockStep => "clock-step",
             Self::WaitersPerDevice => "waiters-per-device",
             Self::WaitersPerCredential => "waiters-per-credential",
             Self::WaitersTotal => "waiters-total",

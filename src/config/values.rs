@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::ConfigError;
+use crate::clock::ClockStep;
 use crate::duration::duration;
 use crate::id::KeyId;
 use crate::registry::device_keys::KeyChange;
@@ -135,6 +136,19 @@ pub(super) const fn key_change_text(value: KeyChange) -> &'static str {
     match value {
         KeyChange::Accept => "accept",
         KeyChange::Hold => "hold",
+    }
+}
+
+/// `follow` or `hold`.
+pub(super) fn clock_step(text: &str) -> Result<ClockStep, Fault> {
+    choice(text, [ClockStep::Follow, ClockStep::Hold], clock_step_text)
+}
+
+/// What [`clock_step`] reads.
+pub(super) const fn clock_step_text(value: ClockStep) -> &'static str {
+    match value {
+        ClockStep::Follow => "follow",
+        ClockStep::Hold => "hold",
     }
 }
 

@@ -202,7 +202,7 @@ impl Decoder {
             nonces: self.nonces.as_ref(),
             policy: self.policy,
         };
-        let accepted = acceptance.accept(verified, path, at);
+        let accepted = acceptance.accept(verified, path, at, false);
         Verdict::of(&accepted, &Arrived { header: *header, path, at, before })
     }
 

@@ -9,7 +9,7 @@ use crate::auth::Refusal;
 use crate::clock::Timestamp;
 use crate::metrics::Disposition;
 use crate::table::accept::Accepted;
-use crate::table::route::{Counted, Outcome, Path, Snapshot};
+use crate::table::route::{Counted, Outcome, Path, Refused, Snapshot};
 use crate::table::rules::{RouteChange, Step, TimeClass};
 use crate::wire::frame::{FrameError, Header};
 
@@ -133,7 +133,7 @@ impl Verdict {
             Accepted::Recorded { outcome: Outcome::NotRegistered, .. } => {
                 ("R9", "It is authentic, but only registered devices are served.")
             }
-            Accepted::Recorded { outcome: Outcome::Refused(step), .. }
+            Accepted::Recorded { outcome: Outcome::Refused(Refused { step, .. }), .. }
             | Accepted::Recorded { outcome: Outcome::Counted(Counted { step, .. }), .. } => {
                 (step.name(), of_step(*step))
             }

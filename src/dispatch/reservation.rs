@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::Inner;
+use crate::clock::Timestamp;
 use crate::registry::RegistryError;
 use crate::registry::reservation::Reserved;
 
@@ -21,17 +22,31 @@ const EVERY: Duration = Duration::from_secs(2);
 const ATTEMPT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// A start waits for time that no process before it has used if it comes as soon as this. After an orderly stop it does.
+const WAITED_FOR: Duration = Duration::from_secs(2);
+
 /// What sequences are moved by where the clock was set back to time that was used already.
 const MOVE_BY: u16 = 1024;
 
 impl Inner {
     /// Reserves the first time. Nothing is sealed in what the last process may have used: it left the second after its last,
-    /// or, ended by force, up to [`AHEAD`] more.
+    /// which is waited for, or, ended by force, up to [`AHEAD`] more.
     pub(super) async fn begin_reserving(&self) -> Result<(), RegistryError> {
         let Reserved { before, clock_turns } = self.registry.reserved_time().await?.unwrap_or_default();
         self.turn_clock(clock_turns);
         self.downlinks.allowance.start(before);
+        // Not reserved yet: it would pass meanwhile.
+        if let Some(left) = self.short_time_until(before) {
+            sleep(left).await;
+        }
         self.reserve().await
+    }
+
+    /// How long it is until the GPS second `from`, if that is to come and not worth a start in which packets that ask get no
+    /// answer: they wait in their socket instead.
+    fn short_time_until(&self, from: u32) -> Option<Duration> {
+        let left = Timestamp::from_gps(from).0.checked_sub(self.clock.now().0).map(Duration::from_millis);
+        left.filter(|left| *left <= WAITED_FOR)
     }
 
     /// Reserves more for as long as the gateway runs. Where the registry does not take it nothing is lost: sealing stops by
@@ -55,14 +70,20 @@ impl Inner {
         }
     }
 
-    /// Seals nothing more, and gives back what is not used: the next process may begin with the next second.
+    /// Seals nothing more, and gives back what is not used: the next process may begin with the second after the last. Where
+    /// the clock was set back since, that lies ahead, and sequences move for the next process instead.
     pub(super) async fn end_reserving(&self) -> Result<(), RegistryError> {
         let allowance = &self.downlinks.allowance;
         let from = allowance.from();
         allowance.start(u32::MAX);
-        let unused = self.clock.now().gps().max(allowance.used()).saturating_add(1);
+        let (now, used) = (self.clock.now().gps(), allowance.used());
         let clock_turns = self.clock_turns.load(Ordering::Relaxed);
-        self.registry.reserve_time(Reserved { before: unused.max(from), clock_turns }).await
+        let reserved = if used > now {
+            Reserved { before: now, clock_turns: clock_turns.wrapping_add(1) }
+        } else {
+            Reserved { before: from.max(used.saturating_add(1)), clock_turns }
+        };
+        self.registry.reserve_time(reserved).await
     }
 
     async fn reserve_in_time(&self) -> Result<(), RegistryError> {
@@ -70,10 +91,11 @@ impl Inner {
     }
 
     /// Where the clock was set back, so that it takes longer than it could until time is reached that nobody has used, that is
-    /// not waited for: sequences are moved instead, which makes other nonces of the same time.
+    /// not waited for: sequences are moved instead, which makes other nonces of the same time. It goes on at once.
     pub(super) async fn reserve(&self) -> Result<(), RegistryError> {
         let allowance = &self.downlinks.allowance;
-        let (from, until) = (allowance.from(), self.clock.now().gps().saturating_add(AHEAD));
+        let now = self.clock.now().gps();
+        let (from, until) = (allowance.from(), now.saturating_add(AHEAD));
         let is_set_back = from > until;
         let clock_turns = self.clock_turns.load(Ordering::Relaxed).wrapping_add(u32::from(is_set_back));
         // Nothing that may be sealed is ever given back while this runs.
@@ -81,10 +103,10 @@ impl Inner {
         if is_set_back {
             tracing::warn!(
                 seconds = from - until,
-                "the clock was set back: downlinks may have been sent in time that is yet to come; going on in {AHEAD} s"
+                "the clock was set back: downlinks may have been sent in time that is yet to come; their sequences move"
             );
             self.turn_clock(clock_turns);
-            allowance.start(until);
+            allowance.start(now);
         }
         allowance.extend(until);
         Ok(())

@@ -29,6 +29,18 @@ pub const QUESTION_LEN: usize = 4 + 2 + CHALLENGE_LEN;
 /// Set in the request ids of questions. Those of other calls have 31 bits, so that none is taken for the other.
 const QUESTION: u32 = 1 << 31;
 
+/// What is remembered of the keys of a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// When it was asked for them last.
+    pub asked_at: Option<Timestamp>,
+    /// Whether it has answered that.
+    pub is_answered: bool,
+    /// Another key than the known one that it has named in the last hour and has not answered about, and when it could be asked,
+    /// or else was named.
+    pub named: Option<(KeyId, Timestamp)>,
+}
+
 /// What was asked of whom.
 #[derive(Debug)]
 pub struct Questions {
@@ -154,6 +166,18 @@ impl Questions {
         other.is_some_and(|other| other.is_settled && other.key_id == key_id && is_within(REMEMBERED, other.at, now))
     }
 
+    /// What is remembered of the keys of a device, for whoever explains how it is.
+    pub fn about(&self, device: DeviceId, now: Timestamp) -> About {
+        let known = self.known();
+        let Some(Device { asked, other }) = known.devices.peek(&device) else { return About::default() };
+        let named = other.as_ref().filter(|other| !other.is_settled && is_within(REMEMBERED, other.at, now));
+        About {
+            asked_at: asked.as_ref().map(|asked| asked.at),
+            is_answered: asked.as_ref().is_some_and(|asked| asked.challenge.is_none()),
+            named: named.map(|other| (other.key_id, other.at)),
+        }
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -256,6 +280,22 @@ mod tests {
         assert_eq!(questions.doubted(DEVICE, later(3)), Some(two));
         questions.settle(DEVICE, Some(two), later(4));
         assert_eq!(questions.doubted(DEVICE, later(5)), None);
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_device_is_told_until_it_has_answered() {
+        let (questions, key_id) = (Questions::default(), KeyId::new(7).unwrap());
+        assert_eq!(questions.about(DEVICE, NOW), About::default());
+        questions.doubt(DEVICE, key_id, NOW);
+        let named = About { named: Some((key_id, NOW)), ..About::default() };
+        assert_eq!(questions.about(DEVICE, later(1000)), named);
+        let payload = questions.ask(DEVICE, later(1000)).unwrap();
+        let asked = About { asked_at: Some(later(1000)), is_answered: false, named: Some((key_id, later(1000))) };
+        assert_eq!(questions.about(DEVICE, later(2000)), asked);
+        assert_eq!(questions.about(DEVICE, later(3_601_000)).named, None, "an hour later it is no news");
+        questions.answered(DEVICE, Command::parse(&payload).unwrap().request_id).unwrap();
+        questions.settle(DEVICE, Some(key_id), later(3000));
+        assert_eq!(questions.about(DEVICE, later(3000)), About { is_answered: true, named: None, ..asked });
     }
 
     #[test]

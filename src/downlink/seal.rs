@@ -235,17 +235,13 @@ impl Sealer<'_> {
         flags: u8,
         out: &mut Vec<u8>,
     ) -> Result<Way, NotSealed> {
-        to.fit(payload.len())?;
-        if !self.allowance.allows(self.now.gps()) {
-            return Err(NotSealed::NotYet);
-        }
-        let key = self.key(to.device, to.network, sealing)?;
-        let Some(relay) = to.relay else {
+        let keys = self.keys_for(to, sealing, payload.len())?;
+        let key = keys.own;
+        let Some((relay, relay_key)) = to.relay.zip(keys.relay) else {
             let packet = Packet { device: to.device, key, packet_type, payload };
             let sequence = self.frame(&packet, Layout::Unversioned, Interface::Udp, out)?;
             return Ok(Way { sequence, level: key.level, address: to.address, relay: None });
         };
-        let relay_key = self.key(relay.device, relay.network, Sealing::Best)?;
         let mut frame = Vec::with_capacity(MAX_FORWARDED);
         let packet = Packet { device: to.device, key, packet_type, payload };
         let sequence = self.frame(&packet, Layout::Versioned, Interface::BtGatt, &mut frame)?;
@@ -256,6 +252,25 @@ impl Sealer<'_> {
         self.frame(&packet, Layout::Unversioned, Interface::Udp, out)?;
         let through = Through { relay: relay.device, level: relay_key.level, address: relay.address };
         Ok(Way { sequence, level: key.level, address: to.address, relay: Some(through) })
+    }
+
+    /// The level at which a downlink with so much payload would be sealed.
+    ///
+    /// # Errors
+    /// As [`Self::seal`].
+    pub fn level(&self, to: &Destination, sealing: Sealing, payload_len: usize) -> Result<Level, NotSealed> {
+        self.keys_for(to, sealing, payload_len).map(|keys| keys.own.level)
+    }
+
+    /// The keys of a downlink with so much payload.
+    fn keys_for(&self, to: &Destination, sealing: Sealing, payload_len: usize) -> Result<Keys, NotSealed> {
+        to.fit(payload_len)?;
+        if !self.allowance.allows(self.now.gps()) {
+            return Err(NotSealed::NotYet);
+        }
+        let own = self.key(to.device, to.network, sealing)?;
+        let relay = to.relay.map(|relay| self.key(relay.device, relay.network, Sealing::Best)).transpose()?;
+        Ok(Keys { own, relay })
     }
 
     fn key(&self, device: DeviceId, network: Option<KeyId>, sealing: Sealing) -> Result<Key, NotSealed> {
@@ -309,6 +324,12 @@ impl Sealer<'_> {
 struct Key {
     level: Level,
     id: KeyId,
+}
+
+/// The key of a downlink, and that of what its relay passes on.
+struct Keys {
+    own: Key,
+    relay: Option<Key>,
 }
 
 /// What is in a frame, and for whom.

@@ -2,11 +2,12 @@
 
 use super::event::{Dropped, Listening};
 use super::intent::Intent;
-use super::seal::Destination;
+use super::seal::{Destination, Relay};
 use crate::auth::keys::KeyRing;
 use crate::clock::Timestamp;
-use crate::id::{Cursor, DeviceId};
+use crate::id::{Cursor, DeviceId, KeyId};
 use crate::table::RouteTable;
+use crate::table::contest::Place;
 use crate::table::route::{Path, Route};
 use crate::table::sending::{Receipt, SendRoute, Via};
 
@@ -22,10 +23,18 @@ pub struct Target {
 }
 
 impl Target {
-    /// To where a packet of `device` came from by `path`. `None` where nothing can get there.
-    pub fn back(table: &RouteTable, keys: &KeyRing, device: DeviceId, path: &Path, receipt: Receipt) -> Option<Self> {
+    /// To where a packet of `device` came from by `path`. `network`: the one whose key opened it, if any did; that is its
+    /// sender's, whatever the table remembers of the device. `None` where nothing can get there.
+    pub fn back(
+        table: &RouteTable,
+        keys: &KeyRing,
+        device: DeviceId,
+        path: &Path,
+        network: Option<KeyId>,
+        receipt: Receipt,
+    ) -> Option<Self> {
         let route = table.send_route(device, receipt.at)?;
-        let network = keys.network_numbered(route.network);
+        let network = network.or_else(|| keys.network_numbered(route.network));
         let relay = path.relay().and_then(|relay| table.send_route(relay, receipt.at));
         let relay_network = relay.and_then(|relay| keys.network_numbered(relay.network));
         let to = Destination::back(device, path, network, relay_network, route.largest)?;
@@ -41,6 +50,33 @@ impl Target {
         };
         let to = Destination::along(keys, device, &route, relay.as_ref())?;
         Some(Self { to, via: relay.map_or(route.via, |relay| relay.via), route })
+    }
+
+    /// To one of the places of `device`, and whether that leads to an address which is proved, the device's or its relay's. `receipt`:
+    /// of a packet of the device, whose way leads to an address where its route does not. `None` as for [`Self::along_route`].
+    pub fn at_place(
+        table: &RouteTable,
+        keys: &KeyRing,
+        device: DeviceId,
+        place: &Place,
+        receipt: Receipt,
+    ) -> Option<(Self, bool)> {
+        let route = table.send_route(device, receipt.at)?;
+        let network = keys.network_numbered(route.network);
+        let to = |address, relay| Destination { device, network, address, largest: route.largest, relay };
+        match *place {
+            Place::Direct(address) => {
+                let is_route = matches!(route.route, Route::Direct(direct) if direct.address == address);
+                let via = if is_route { route.via } else { receipt.via };
+                Some((Self { to: to(address, None), via, route }, is_route && route.proved))
+            }
+            Place::Relayed { relay, bt } => {
+                let by = table.send_route(relay, receipt.at)?;
+                let Route::Direct(direct) = by.route else { return None };
+                let relay = Relay { device: relay, network: keys.network_numbered(by.network), address: bt? };
+                Some((Self { to: to(direct.address, Some(relay)), via: by.via, route }, by.proved))
+            }
+        }
     }
 
     /// What the device has said of when it listens.

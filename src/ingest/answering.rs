@@ -1,7 +1,8 @@
-//! What follows from a counted packet beside its acknowledgement: answers to what was sent get to where they are waited for,
-//! and what waits for the device leaves while it is awake (rules R6, R7 and R12).
+//! What follows from a packet beside its acknowledgement: answers to what was sent get to where they are waited for, the device
+//! is asked whether it is where the packet came from, and what waits for it leaves while it is awake (rules R6, R7 and R12).
 //!
-//! A packet of a device for which nothing waits, and which answers nothing, costs a look at its type and at two fields.
+//! A packet of a device for which nothing waits, and which answers nothing, costs a look at its type and at a few fields; a copy
+//! of one costs less.
 
 use super::pipeline::{Core, Pipeline};
 use super::replies::Replies;
@@ -16,19 +17,26 @@ use crate::downlink::questions::QUESTION_LEN;
 use crate::downlink::seal::{NotSealed, Sealer};
 use crate::downlink::target::Target;
 use crate::id::{DeviceId, KeyId};
-use crate::metrics::{DownlinkKind, Tally};
+use crate::metrics::{Challenge, DownlinkKind, Tally};
 use crate::table::RoutePolicy;
-use crate::table::route::{Counted, DirectRoute, Path, RelayedRoute, Route, canonical};
+use crate::table::contest::{Asked, Challenges, Place};
+use crate::table::route::{
+    Answered, Counted, DirectRoute, Path, Refused as NotCounted, RelayedRoute, Route, canonical,
+};
 use crate::table::sending::{Receipt, Release};
 use crate::udp;
 use crate::wire::control;
-use crate::wire::frame::{Level, PacketType};
+use crate::wire::frame::{Flags, Level, PacketType};
 
 /// Messages that leave on one packet at most: as many as one call of the kernel takes. A thousand at once would be more than the
 /// buffers of sockets and devices hold, and others would wait for them.
 const MOST_RELEASED: usize = udp::SEND_BATCH;
 
-/// A counted packet.
+/// In so many milliseconds, a place from which nothing came just now and which is not proved is asked once whether the device is
+/// there.
+const ASKED_IN_MS: u64 = 60_000;
+
+/// An authentic packet.
 #[derive(Clone, Copy)]
 pub(super) struct Came<'a> {
     pub(super) verified: &'a Verified<'a>,
@@ -39,12 +47,26 @@ pub(super) struct Came<'a> {
 /// What a packet says that something is to be sent for.
 #[derive(Default)]
 struct Said {
-    /// It answers a challenge, from where it was asked.
-    is_there: bool,
     /// It names a key that is not known.
     other_key: Option<KeyId>,
     /// It wants data.
     wants: Option<Pieces>,
+}
+
+/// What is to be sent for a packet, its acknowledgement apart.
+struct Due {
+    challenges: Challenges,
+    /// There may be something in the outbox, and the packet releases it, or would once a challenge is answered.
+    is_expected: bool,
+    is_released: bool,
+    said: Said,
+}
+
+impl Due {
+    const fn is_nothing(&self) -> bool {
+        let Self { challenges, is_expected, said, .. } = self;
+        !*is_expected && !challenges.source && !challenges.other && said.other_key.is_none() && said.wants.is_none()
+    }
 }
 
 impl Came<'_> {
@@ -54,12 +76,28 @@ impl Came<'_> {
 
     /// To where it came from.
     fn back(&self, core: &Core) -> Option<Target> {
-        Target::back(&core.table, &core.keys, self.device(), self.path, self.receipt)
+        Target::back(&core.table, &core.keys, self.device(), self.path, self.network(), self.receipt)
+    }
+
+    /// The network whose key opened it. That of a packet which a relay decrypted is only named by the relay.
+    fn network(&self) -> Option<KeyId> {
+        let opened = self.verified.network().filter(|_| !self.is_on_word());
+        opened.map(|(id, _)| id)
+    }
+
+    /// A relay decrypted it, so that it has no more than the relay's word.
+    const fn is_on_word(&self) -> bool {
+        self.verified.entropy().is_none()
+    }
+
+    /// Its sender says that nothing follows soon, so it would not hear a challenge.
+    fn is_last_word(&self) -> bool {
+        matches!(self.path, Path::Direct(_)) && self.verified.header().flags.contains(Flags::SINGLE_TX)
     }
 
     /// What proves what it says: of one that a relay decrypted, anybody who may have made up the relay's packet.
     fn proved_level(&self) -> Level {
-        if self.verified.entropy().is_some() { self.verified.level() } else { Level::Network }
+        if self.is_on_word() { Level::Network } else { self.verified.level() }
     }
 
     /// The way it came, as a route.
@@ -79,33 +117,52 @@ impl Pipeline {
     /// Takes in what a counted packet says, and then sends what is to be sent. The order is that of what matters most to a
     /// device that is not proved to be where the packet came from, and gets little.
     pub(super) fn answer(&mut self, came: &Came<'_>, counted: &Counted, replies: &mut Replies) {
-        let said = self.listen(came, replies);
+        let said = self.listen(came, counted, replies);
         if let Some(sequence) = counted.ack_sequence {
             self.acknowledge(came, sequence, replies);
         }
-        let is_released = counted.release == Release::Yes || said.is_there;
-        let is_expected = counted.expects && (is_released || counted.release == Release::Challenge);
         if let Some(key_id) = said.other_key
             && counted.release != Release::No
         {
             self.core.downlinks.questions.doubt(came.device(), key_id, came.receipt.at);
         }
-        if !is_expected && said.other_key.is_none() && said.wants.is_none() {
+        let is_expected = counted.expects && counted.release != Release::No;
+        let is_released = counted.release == Release::Yes;
+        self.send_due(came, Due { challenges: counted.challenges, is_expected, is_released, said }, replies);
+    }
+
+    /// What follows from a copy: challenges, where the first one came from elsewhere, and what waits, if it answers one.
+    pub(super) fn answer_copy(&mut self, came: &Came<'_>, refused: &NotCounted, replies: &mut Replies) {
+        let is_expected = refused.answered.is_some_and(|Answered { expects, .. }| expects);
+        let (challenges, said) = (refused.challenges, Said::default());
+        self.send_due(came, Due { challenges, is_expected, is_released: true, said }, replies);
+    }
+
+    fn send_due(&mut self, came: &Came<'_>, due: Due, replies: &mut Replies) {
+        if due.is_nothing() {
             return;
         }
+        let Due { challenges, is_expected, is_released, said } = due;
+        // Where something waits for an answer, the next packet is to look for it again.
+        let is_waiting = is_expected && !is_released && self.core.expect_again(came.device());
         let Some(back) = came.back(&self.core) else {
             if is_expected {
                 self.core.expect_again(came.device());
             }
             return;
         };
-        let mut sending = Sending { core: &self.core, authenticator: &mut self.authenticator, at: came.receipt.at };
-        let doubted = if is_expected { sending.doubted_key(&back) } else { None };
-        if is_expected && !is_released {
-            let sealing = sending.challenge_key(&back, doubted.is_some());
-            sending.challenge(&back, sealing, replies);
+        let Self { core, authenticator, tally, .. } = self;
+        let mut sending = Sending { core, authenticator, tally, at: came.receipt.at };
+        let doubted = sending.doubted_key(&back);
+        // Whoever names another key may have lost the known one, whether that is in doubt for others or not.
+        let sealing = sending.challenge_key(&back, doubted.or(said.other_key).is_some());
+        if challenges.source || is_waiting && !came.is_last_word() {
+            sending.challenge(&back, &came.path.place(), sealing, replies);
         }
-        if let Some(key_id) = said.other_key.or(doubted) {
+        if challenges.other {
+            sending.challenge_other(came, sealing, replies);
+        }
+        if let Some(key_id) = said.other_key.or(doubted.filter(|_| is_expected)) {
             sending.ask_about(&back, key_id, replies);
         }
         if let Some(pieces) = &said.wants {
@@ -117,15 +174,14 @@ impl Pipeline {
     }
 
     /// Takes in what a packet says about what was sent.
-    fn listen(&mut self, came: &Came<'_>, replies: &mut Replies) -> Said {
+    fn listen(&mut self, came: &Came<'_>, counted: &Counted, replies: &mut Replies) -> Said {
         let (device, level, payload) = (came.device(), came.proved_level(), came.verified.payload());
         let (downlinks, at) = (&self.core.downlinks, came.receipt.at);
         let heard = match came.verified.header().packet_type {
             PacketType::RPC_RSP => downlinks.answer(device, level, payload, at, came.route()),
             PacketType::RPC_DATA => downlinks.outbox.data(device, level, payload, at),
             PacketType::EPACKET_CONN_TERMINATED => downlinks.outbox.terminated(device, level, payload, at),
-            PacketType::RPC_DATA_ACK => return self.wanted(came, replies),
-            PacketType::ECHO_RSP => return Said { is_there: self.is_there(came, replies), ..Said::default() },
+            PacketType::RPC_DATA_ACK => return self.wanted(came, counted, replies),
             PacketType::KEY_IDS => return Said { other_key: self.other_key(came), ..Said::default() },
             _ => return Said::default(),
         };
@@ -135,13 +191,14 @@ impl Pipeline {
         Said::default()
     }
 
-    /// What a device asks for is many times as long as its packet, so it is for an address that is proved. What cannot be sealed
-    /// it asks for again.
-    fn wanted(&mut self, came: &Came<'_>, replies: &Replies) -> Said {
-        if replies.is_limited() || !self.core.may_seal(came.receipt.at) {
+    /// What a device asks for is many times as long as its packet, and no less meant for the device alone than what waits for
+    /// it: it goes where the route leads, if that is proved. What cannot be sealed it asks for again.
+    fn wanted(&mut self, came: &Came<'_>, counted: &Counted, replies: &Replies) -> Said {
+        let is_barred = counted.release == Release::No || replies.is_limited();
+        if is_barred || !self.core.may_seal(came.receipt.at) {
             return Said::default();
         }
-        let Some(back) = came.back(&self.core) else { return Said::default() };
+        let Some(back) = came.back(&self.core).filter(|back| back.route.proved) else { return Said::default() };
         let room = back.to.room();
         match self.core.downlinks.outbox.data_ack(came.device(), came.verified.payload(), room, came.receipt.at) {
             Ok(pieces) => Said { wants: Some(pieces), ..Said::default() },
@@ -152,15 +209,25 @@ impl Pipeline {
         }
     }
 
-    /// Whether an echo shows that the device is where it came from. That address is proved then.
-    fn is_there(&self, came: &Came<'_>, replies: &mut Replies) -> bool {
-        let (device, source) = (came.device(), came.path.source());
-        let is_there = self.core.downlinks.cookies.verify(device, source, came.verified.payload(), came.receipt.at);
-        if is_there && matches!(came.path, Path::Direct(_)) {
-            self.core.table.prove_address(device, source);
-            replies.lift_limit();
+    /// Whether a packet answers a challenge with the cookie that was sent to where it came from (rule R6). Whoever knows the
+    /// cookie has opened the challenge, so one that was sealed with the device's key is answered by the device, whatever its
+    /// answer is sealed with. Where it was not, the answer has to prove as much as a packet that may move the route: a relay's
+    /// word does not, since the relay may have read the cookie itself.
+    pub(super) fn is_answer(&self, came: &Came<'_>) -> bool {
+        if came.verified.header().packet_type != PacketType::ECHO_RSP {
+            return false;
         }
-        is_there
+        let (device, core) = (came.device(), &self.core);
+        let cookies = &core.downlinks.cookies;
+        match cookies.verify(device, &came.path.place(), came.verified.payload(), came.receipt.at) {
+            Some(Level::Device) => true,
+            Some(Level::Network) if came.is_on_word() => false,
+            Some(Level::Network) => {
+                let needs_key = core.policy == RoutePolicy::Strict && core.keys.has_device(device);
+                !needs_key || came.verified.level() == Level::Device
+            }
+            None => false,
+        }
     }
 
     /// The key id that a registered device names, if it is not known and the device has not answered about it.
@@ -183,7 +250,7 @@ impl Pipeline {
         else {
             return;
         };
-        let mut sending = Sending { core, authenticator: &mut self.authenticator, at };
+        let mut sending = Sending { core, authenticator: &mut self.authenticator, tally: &mut self.tally, at };
         replies.elsewhere(|replies| {
             let ask = || core.downlinks.questions.ask_for_stranger(device, at);
             sending.ask_for_keys(&back, ask, replies);
@@ -216,6 +283,7 @@ fn count_refused(tally: &mut Tally, refused: Refused) {
 struct Sending<'a> {
     core: &'a Core,
     authenticator: &'a mut Authenticator,
+    tally: &'a mut Tally,
     at: Timestamp,
 }
 
@@ -251,16 +319,19 @@ impl Sending<'_> {
         replies: &mut Replies,
         seal: impl FnOnce(&mut Sealer<'_>, &mut Vec<u8>) -> Result<Way, NotSealed>,
     ) -> Result<Option<Way>, NotSealed> {
-        let Self { core, authenticator, at } = self;
-        let mut sealer = Sealer {
+        replies.push(back.to.address, back.via, kind, |out| self.with_sealer(|sealer| seal(sealer, out)))
+    }
+
+    fn with_sealer<T>(&mut self, with: impl FnOnce(&mut Sealer<'_>) -> T) -> T {
+        let core = self.core;
+        with(&mut Sealer {
             keys: &core.keys,
-            authenticator,
+            authenticator: self.authenticator,
             nonces: &core.nonces,
             allowance: &core.downlinks.allowance,
             sequences: &|device| core.table.next_downlink_sequence(device),
-            now: *at,
-        };
-        replies.push(back.to.address, back.via, kind, |out| seal(&mut sealer, out))
+            now: self.at,
+        })
     }
 
     /// Rule R7: what waits leaves in order, until something has to wait on: for keys that are in doubt, or for the next packet,
@@ -294,14 +365,33 @@ impl Sending<'_> {
         }
     }
 
-    /// Rule R6: asks whether the device is where something that waits would go.
-    fn challenge(&mut self, back: &Target, sealing: Sealing, replies: &mut Replies) {
-        let (downlinks, device) = (&self.core.downlinks, back.to.device);
-        if !self.core.expect_again(device) || !self.may_send(back, COOKIE_LEN, replies) {
+    /// Rule R6: asks whether the device is at a place. Only what leaves counts in the limits of that.
+    fn challenge(&mut self, to: &Target, place: &Place, sealing: Sealing, replies: &mut Replies) {
+        let (core, device, at) = (self.core, to.to.device, self.at);
+        let Ok(level) = self.with_sealer(|sealer| sealer.level(&to.to, sealing, COOKIE_LEN)) else { return };
+        if !replies.has_room(to.to.datagram_len(COOKIE_LEN)) || !core.table.may_ask(device, place, at) {
             return;
         }
-        if let Some(cookie) = downlinks.cookies.ask(device, back.to.address, self.at) {
-            self.send(back, DownlinkKind::Echo, (PacketType::ECHO_REQ, sealing, &cookie), replies);
+        let cookie = core.downlinks.cookies.make(device, place, level, at);
+        if self.send(to, DownlinkKind::Echo, (PacketType::ECHO_REQ, level.into(), &cookie), replies) {
+            self.tally.challenge(Challenge::Asked);
+        }
+    }
+
+    /// Rule R6: the same of the other one of two places that are in contest. What goes there is no answer to what came from
+    /// there: where the address is not proved, it is asked once in a minute, which is less than what it sent for that allows.
+    fn challenge_other(&mut self, came: &Came<'_>, sealing: Sealing, replies: &mut Replies) {
+        let (core, device, at) = (self.core, came.device(), self.at);
+        let Some(place) = core.table.contested_with(device, &came.path.place(), at) else { return };
+        let target = Target::at_place(&core.table, &core.keys, device, &place, came.receipt);
+        let Some((target, is_proved)) = target else { return };
+        let was_asked = || {
+            let contest = core.table.contest(device, at);
+            let is_same = |asked: &Asked| asked.place == place && asked.at.0.abs_diff(at.0) < ASKED_IN_MS;
+            contest.is_some_and(|contest| contest.asked.iter().any(is_same))
+        };
+        if is_proved || !was_asked() {
+            replies.elsewhere(|replies| self.challenge(&target, &place, sealing, replies));
         }
     }
 

@@ -7,6 +7,7 @@ pub mod pipeline;
 pub mod posts;
 mod refusals;
 pub mod replies;
+pub mod trace;
 pub mod vias;
 
 use std::sync::Arc;
@@ -67,7 +68,7 @@ pub async fn run(
                 Ok(0) => {}
                 Ok(_) => {
                     let begun = Instant::now();
-                    sending.take_batch(&mut receiver, &mut namer, &posts, clock);
+                    sending.take_batch(&mut receiver, &mut namer, &posts, &clock);
                     if sending.flush().taken[DownlinkKind::Intent as usize] > 0 {
                         counters.releases.observe(begun.elapsed());
                     }
@@ -107,7 +108,7 @@ struct Sending {
 }
 
 impl Sending {
-    fn take_batch(&mut self, receiver: &mut Receiver, namer: &mut Namer, posts: &Posts, clock: Clock) {
+    fn take_batch(&mut self, receiver: &mut Receiver, namer: &mut Namer, posts: &Posts, clock: &Clock) {
         let at = clock.now();
         self.pipeline.prefetch(receiver.datagrams().map(|arrived| &*arrived.bytes));
         for arrived in receiver.datagrams() {

@@ -14,7 +14,7 @@ const KEPT: usize = 64;
 /// A route that moved.
 ///
 /// A relayed route leads over a relay, and its addresses are those the relays' datagrams came from: a device that is heard
-/// through another Bluetooth address or interface of the same relay moves without a change of address.
+/// through another Bluetooth address by the same relay moves without a change of address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Move {
     /// Whose route.

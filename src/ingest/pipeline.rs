@@ -12,10 +12,11 @@ use crate::auth::nonce::OwnNonces;
 use crate::auth::{Authenticator, Verified};
 use crate::clock::Timestamp;
 use crate::downlink::Downlinks;
-use crate::id::{Cursor, DeviceId, KeyId};
-use crate::metrics::{Disposition, DownlinkKind, Tally};
+use crate::id::{Cursor, DeviceId};
+use crate::metrics::{Challenge, Disposition, DownlinkKind, Tally};
 use crate::table::accept::{Acceptance, Accepted};
-use crate::table::route::{Counted, Outcome, Path, Relaying, canonical};
+use crate::table::route::{Outcome, Path, Relaying, Trust, canonical};
+use crate::table::rules::TimeClass;
 use crate::table::sending::{Receipt, Via};
 use crate::table::{RoutePolicy, RouteTable};
 use crate::waiters::Waiters;
@@ -27,6 +28,7 @@ use super::answering::Came;
 use super::moves::{Move, MoveLog};
 pub use super::refusals::RefusalLog;
 use super::replies::Replies;
+use super::trace::{Decided, RefusedClaim, Trace, Traces};
 
 /// What all ingest threads share.
 #[derive(Debug)]
@@ -47,6 +49,8 @@ pub struct Core {
     pub refusals: RefusalLog,
     /// The routes that moved last.
     pub moves: Arc<MoveLog>,
+    /// What was decided of the packets that came in last.
+    pub traces: Arc<Traces>,
 }
 
 impl Core {
@@ -83,6 +87,8 @@ pub struct Pipeline {
     scratch: Vec<u8>,
     /// What counted since those who wait for it were woken.
     heard: Vec<(DeviceId, Cursor)>,
+    /// What this thread remembers of packets.
+    trace: Arc<Trace>,
     /// What happened since the thread last published it.
     pub tally: Tally,
 }
@@ -92,21 +98,23 @@ struct Taken {
     disposition: Disposition,
     /// The rule, or the step of rule R4, that decided, where the disposition does not say.
     rule: Option<&'static str>,
-    /// Of one that counted.
-    counted: Option<Counted>,
+    /// What the table decided.
+    outcome: Option<Outcome>,
 }
 
 impl Taken {
     const fn refused(disposition: Disposition) -> Self {
-        Self { disposition, rule: None, counted: None }
+        Self { disposition, rule: None, outcome: None }
     }
 }
 
 impl Pipeline {
     /// A pipeline for one thread.
     pub fn new(core: Arc<Core>) -> Self {
+        let trace = core.traces.add();
         Self {
             core,
+            trace,
             authenticator: Authenticator::default(),
             claimed: Vec::new(),
             scratch: Vec::with_capacity(crate::wire::MAX_DATAGRAM),
@@ -153,28 +161,48 @@ impl Pipeline {
             Ok(frame) => frame,
             Err(error) => return Taken::refused(error.into()),
         };
-        let key_id = frame.header().key_id;
+        let claimed = *frame.header();
         let verified = match self.authenticator.open(&self.core.keys, frame, Interface::Udp, at) {
             Ok(verified) => verified,
-            Err(refusal) => return self.not_opened(refusal, key_id, at, replies),
+            Err(refusal) => return self.not_opened(refusal, &claimed, &Path::Direct(source), at, replies),
         };
         // No datagram is longer: it would not have been parsed.
         let receipt = Receipt { at, via, len: u16::try_from(len).unwrap_or(u16::MAX) };
         let came = Came { verified: &verified, path: &Path::Direct(source), receipt };
         let taken = self.packet(&came);
-        if let Some(counted) = &taken.counted {
-            if !counted.proved_address {
-                replies.limit(len);
+        match &taken.outcome {
+            Some(Outcome::Counted(counted)) => {
+                if !counted.proved_address {
+                    replies.limit(len);
+                }
+                self.answer(&came, counted, replies);
+                if verified.header().packet_type == PacketType::RECEIVED_EPACKET {
+                    self.container(&came, replies);
+                }
             }
-            self.answer(&came, counted, replies);
-            if verified.header().packet_type == PacketType::RECEIVED_EPACKET {
-                self.container(&came, replies);
+            Some(Outcome::Refused(refused)) => {
+                // A copy proves nothing of where it came from, unless it answers.
+                if refused.answered.is_none() {
+                    replies.limit(len);
+                }
+                self.answer_copy(&came, refused, replies);
             }
+            Some(Outcome::NotRegistered) | None => {}
         }
         taken
     }
 
-    fn not_opened(&mut self, refusal: Refusal, key_id: KeyId, at: Timestamp, replies: &mut Replies) -> Taken {
+    fn not_opened(
+        &mut self,
+        refusal: Refusal,
+        claimed: &Header,
+        path: &Path,
+        at: Timestamp,
+        replies: &mut Replies,
+    ) -> Taken {
+        let Header { device_id: device, key_id, .. } = *claimed;
+        let (source, relay, level) = (path.source(), path.relay(), claimed.level());
+        self.trace.refused(&RefusedClaim { device, at, source, relay, level, key_id, disposition: refusal.into() });
         if let Refusal::UnknownDevice(device_id) | Refusal::UnknownKey { device_id, .. } = refusal {
             self.miss_key(device_id, key_id, at, replies);
         }
@@ -185,35 +213,64 @@ impl Pipeline {
     fn packet(&mut self, came: &Came<'_>) -> Taken {
         let Came { verified, path, receipt } = *came;
         let device_id = verified.header().device_id;
-        let accepted = self.core.acceptance().accept(verified, path, receipt);
+        let answers = self.is_answer(came);
+        let accepted = self.core.acceptance().accept(verified, path, receipt, answers);
         let disposition = accepted.disposition();
-        match accepted {
-            Accepted::Recorded { outcome: Outcome::Counted(counted), malformed } => {
+        self.remember(came, &accepted);
+        let (outcome, malformed) = match accepted {
+            Accepted::Recorded { outcome, malformed } => (outcome, malformed),
+            Accepted::Foreign => return Taken { rule: Some("R8"), ..Taken::refused(disposition) },
+            Accepted::Reflected => return Taken::refused(disposition),
+        };
+        let rule = match outcome {
+            Outcome::Counted(counted) => {
                 self.heard.push((device_id, counted.cursor));
                 self.tally.malformed_tdf += u64::from(malformed);
-                if let Some(from) = counted.moved_from {
-                    self.moved(verified, from, path.source(), receipt.at);
-                }
+                self.follow(came, counted.is_answer, counted.moved_from);
                 tracing::debug!(
                     device = %device_id, kind = verified.header().packet_type.name(), source = %path.source(),
-                    rule = counted.step.name(), route = counted.change.name(), "packet"
+                    rule = counted.step.name(), route = counted.change.name(), answers = counted.is_answer, "packet"
                 );
-                Taken { disposition, rule: Some(counted.step.name()), counted: Some(counted) }
+                Some(counted.step.name())
             }
-            Accepted::Recorded { outcome: Outcome::Refused(step), .. } => {
-                Taken { rule: Some(step.name()), ..Taken::refused(disposition) }
+            Outcome::Refused(refused) => {
+                if let Some(answered) = refused.answered {
+                    self.follow(came, true, answered.moved_from);
+                }
+                Some(refused.step.name())
             }
-            Accepted::Foreign => Taken { rule: Some("R8"), ..Taken::refused(disposition) },
-            Accepted::Recorded { outcome: Outcome::NotRegistered, .. } | Accepted::Reflected => {
-                Taken::refused(disposition)
-            }
-        }
+            Outcome::NotRegistered => None,
+        };
+        Taken { disposition, rule, outcome: Some(outcome) }
     }
 
-    fn moved(&mut self, verified: &Verified<'_>, from: SocketAddr, to: SocketAddr, at: Timestamp) {
+    fn remember(&self, came: &Came<'_>, accepted: &Accepted) {
+        let Came { verified, path, receipt } = *came;
+        let Header { device_id, gps_time, sequence, packet_type, .. } = *verified.header();
+        self.trace.decided(&Decided {
+            device: device_id,
+            at: receipt.at,
+            source: path.source(),
+            relay: path.relay(),
+            level: verified.level(),
+            packet_type,
+            class: TimeClass::of(gps_time, receipt.at.gps()),
+            sequence,
+            gps_time,
+            decision: accepted.into(),
+        });
+    }
+
+    /// Counts what a packet did to the route of its device, and writes down where that led before.
+    fn follow(&mut self, came: &Came<'_>, is_answer: bool, moved_from: Option<SocketAddr>) {
+        if is_answer {
+            self.tally.challenge(Challenge::Answered);
+        }
+        let Some(from) = moved_from else { return };
         self.tally.route_moves += 1;
-        let (device_id, trust) = (verified.header().device_id, verified.level().into());
-        self.core.moves.push(Move { device_id, at, from, to: canonical(to), trust });
+        let trust = if is_answer { Trust::Verified } else { came.verified.level().into() };
+        let (device_id, at, to) = (came.verified.header().device_id, came.receipt.at, canonical(came.path.source()));
+        self.core.moves.push(Move { device_id, at, from, to, trust });
     }
 
     /// Rule R7: at the level and by the key of the packet that asks, with the gateway's true time.
@@ -270,8 +327,10 @@ impl Pipeline {
 
     fn relayed(&mut self, came: &Came<'_>, replies: &mut Replies) -> Disposition {
         let taken = self.packet(came);
-        if let Some(counted) = &taken.counted {
-            self.answer(came, counted, replies);
+        match &taken.outcome {
+            Some(Outcome::Counted(counted)) => self.answer(came, counted, replies),
+            Some(Outcome::Refused(refused)) => self.answer_copy(came, refused, replies),
+            Some(Outcome::NotRegistered) | None => {}
         }
         taken.disposition
     }
@@ -291,10 +350,10 @@ impl Pipeline {
         let disposition = match Frame::parse(&mut scratch, Layout::Versioned) {
             Err(error) => error.into(),
             Ok(frame) => {
-                let key_id = frame.header().key_id;
+                let claimed = *frame.header();
                 match self.authenticator.open(&self.core.keys, frame, interface, receipt.at) {
                     Ok(verified) => self.relayed(&Came { verified: &verified, path, receipt }, replies),
-                    Err(refusal) => self.not_opened(refusal, key_id, receipt.at, replies).disposition,
+                    Err(refusal) => self.not_opened(refusal, &claimed, path, receipt.at, replies).disposition,
                 }
             }
         };

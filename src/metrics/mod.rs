@@ -145,6 +145,28 @@ impl RefusedAnswer {
     }
 }
 
+/// What became of a challenge: the `result` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Challenge {
+    /// A device was asked whether it is where a packet came from.
+    Asked,
+    /// It was the first to answer, from there.
+    Answered,
+}
+
+impl Challenge {
+    /// Every result, in the order of the counters.
+    pub const ALL: [Self; 2] = [Self::Asked, Self::Answered];
+
+    /// The metric label.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Answered => "answered",
+        }
+    }
+}
+
 /// What one ingest thread counted since it last published: plain numbers, so that a packet costs no atomic operation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -158,6 +180,8 @@ pub struct Tally {
     pub send_failed: [u64; DownlinkKind::ALL.len()],
     /// What devices sent for a call and nothing was made of, by reason.
     pub answers_refused: [u64; RefusedAnswer::ALL.len()],
+    /// Challenges by what became of them.
+    pub challenges: [u64; Challenge::ALL.len()],
     /// Routes moved to another address.
     pub route_moves: u64,
     /// Acknowledgements that were asked for while nothing may be sealed.
@@ -181,6 +205,11 @@ impl Tally {
     /// One container entry ended in `disposition`.
     pub fn entry(&mut self, disposition: Disposition) {
         self.entries[disposition as usize] += 1;
+    }
+
+    /// One challenge came to this.
+    pub const fn challenge(&mut self, result: Challenge) {
+        self.challenges[result as usize] += 1;
     }
 
     /// Acknowledgements handed to the kernel.
@@ -228,6 +257,7 @@ macro_rules! counters {
             /// How long it took from the end of the receive call that brought a packet until what waited for its device was
             /// handed to the kernel. Written once a batch, by the same thread.
             pub releases: Histogram<{ BATCH_BOUNDS.len() }>,
+            turns: AtomicU64,
             $($array: [AtomicU64; $labels::ALL.len()],)*
             $($field: AtomicU64,)*
         }
@@ -237,6 +267,7 @@ macro_rules! counters {
                 Self {
                     batches: Histogram::new(&BATCH_BOUNDS),
                     releases: Histogram::new(&BATCH_BOUNDS),
+                    turns: AtomicU64::new(0),
                     $($array: Default::default(),)*
                     $($field: Default::default(),)*
                 }
@@ -253,7 +284,14 @@ macro_rules! counters {
                 };
                 $(self.$array.iter().zip(tally.$array).for_each(|(to, more)| add(to, more));)*
                 $(add(&self.$field, tally.$field);)*
+                add(&self.turns, 1);
                 *tally = Tally::default();
+            }
+
+            /// How often something was published: an ingest thread does so at least once a second, so one whose turns
+            /// stand still hangs.
+            pub fn turns(&self) -> u64 {
+                self.turns.load(Ordering::Relaxed)
             }
 
             /// What was published so far.
@@ -281,7 +319,7 @@ macro_rules! counters {
 counters!(
     route_moves, acks_held_back, malformed_containers, malformed_tdf, receives, kernel_drops;
     datagrams of Disposition, entries of Disposition, sent of DownlinkKind, send_failed of DownlinkKind,
-    answers_refused of RefusedAnswer
+    answers_refused of RefusedAnswer, challenges of Challenge
 );
 
 #[cfg(test)]
@@ -301,6 +339,7 @@ mod tests {
         for (index, reason) in RefusedAnswer::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index);
         }
+        assert_eq!(Challenge::ALL.map(|result| result as usize), [0, 1]);
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! How the values that have a text form of their own are described to clients, in the terms of JSON Schema.
 
 use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{AdditionalProperties, Object, ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{AdditionalProperties, Object, ObjectBuilder, OneOfBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::message::MessageStatus;
 use super::{Base64, Key32, McuId, NetworkId};
 use crate::id::{Cursor, DeviceId, KeyId};
 use crate::wire::container::RouteInterface;
+use crate::wire::frame::PacketType;
 
 /// How [`super::Metadata`] is described.
 pub(super) struct DeviceMetadata;
@@ -42,6 +43,20 @@ pub(crate) fn bt_address_type() -> Object {
 /// How far a message has come.
 pub(super) fn message_status() -> Object {
     one_of(&MessageStatus::ALL.map(MessageStatus::name)).build()
+}
+
+/// The types of packets to devices that are asked for by number.
+pub(super) fn packet_type() -> RefOr<Schema> {
+    let own = [PacketType::ECHO_REQ, PacketType::EPACKET_FORWARD, PacketType::EPACKET_FORWARD_AUTO_CONN];
+    let integer = || Object::builder().schema_type(Type::Integer);
+    OneOfBuilder::new()
+        .item(integer().enum_values(Some(own.map(|packet_type| packet_type.0))))
+        .item(integer().minimum(Some(128)).maximum(Some(u8::MAX)))
+        .description(Some(
+            "The type of the packet: 0 asks for an echo, 9 and 12 have a relay pass a packet on, 128 to 255 are the customer's own. \
+             Calls belong to `POST /rpc`; all else is what devices send, or the gateway by itself.",
+        ))
+        .into()
 }
 
 /// Fields of a call.
@@ -96,7 +111,7 @@ impl PartialSchema for Key32 {
 impl PartialSchema for Base64 {
     fn schema() -> RefOr<Schema> {
         text("Standard base64 with padding.")
-            .pattern(Some("^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"))
+            .pattern(Some("^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/][AQgw]==|[A-Za-z0-9+/]{2}[AEIMQUYcgkosw048]=)?$"))
             .content_encoding("base64")
             .examples(["AAEC"])
             .into()

@@ -76,9 +76,8 @@ pub struct RpcDataHeader {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", from = "NewDownlinkFields")]
 pub struct NewDownlink {
-    /// The type of the packet: 0 asks for an echo, 9 and 12 have a relay pass a packet on, 128 to 255 are the customer's own.
-    /// Calls belong to `POST /rpc`; all else is what devices send, or the gateway by itself.
-    #[schema(maximum = 255)]
+    /// The type of the packet, one of those that are for devices and no part of a call.
+    #[schema(schema_with = described::packet_type)]
     pub packet_type: u8,
     /// Its whole payload, at least one byte.
     pub payload: Base64,

@@ -81,13 +81,12 @@ pub(super) struct Database {
 }
 
 impl Database {
-    /// Locks `directory`, opens the database in it or makes one for this user alone, and brings it to the present form.
+    /// Opens the database in the locked directory or makes one for this user alone, and brings it to the present form.
     ///
     /// # Errors
-    /// The directory is in use, or the database is of a later version, damaged, or cannot be opened.
-    pub(super) async fn open(directory: &Path) -> Result<Self, OpenError> {
-        let lock = Lock::take(directory)?;
-        let path = directory.join(FILE);
+    /// The database is of a later version, damaged, or cannot be opened.
+    pub(super) async fn open(lock: Lock) -> Result<Self, OpenError> {
+        let path = lock.directory().join(FILE);
         let mode = make(&path).map_err(|source| OpenError::File { path: path.clone(), source })?;
         if let Some(warning) = exposed(&path, mode) {
             tracing::warn!("{warning}");
@@ -383,6 +382,10 @@ mod tests {
 
     use super::*;
 
+    async fn open(directory: &Path) -> Result<Database, OpenError> {
+        Database::open(Lock::take(directory)?).await
+    }
+
     const INSERT: &str = "INSERT INTO organisation (id, created_at, updated_at, name) VALUES ($1, $2, $2, $3)";
 
     async fn insert(database: &Database, id: &[u8], name: &str) -> Result<(), sqlx::Error> {
@@ -401,7 +404,7 @@ mod tests {
     #[tokio::test]
     async fn every_file_is_for_its_owner_alone_and_what_was_written_is_found_again() {
         let directory = tempfile::tempdir().unwrap();
-        let database = Database::open(directory.path()).await.unwrap();
+        let database = open(directory.path()).await.unwrap();
         insert(&database, &[1; 16], "acme").await.unwrap();
         let mut found = Vec::new();
         for entry in std::fs::read_dir(directory.path()).unwrap() {
@@ -414,15 +417,15 @@ mod tests {
         assert_eq!(found, names_of.map(|name| (name.to_owned(), 0o600)));
         database.close().await;
         assert!(!directory.path().join("registry.sqlite3-wal").exists(), "the log is emptied at the end");
-        let again = Database::open(directory.path()).await.unwrap();
+        let again = open(directory.path()).await.unwrap();
         assert_eq!(names(&again).await, ["acme"]);
     }
 
     #[tokio::test]
     async fn a_second_process_is_refused_and_told_of_the_first() {
         let directory = tempfile::tempdir().unwrap();
-        let first = Database::open(directory.path()).await.unwrap();
-        let refused = Database::open(directory.path()).await.unwrap_err().to_string();
+        let first = open(directory.path()).await.unwrap();
+        let refused = open(directory.path()).await.unwrap_err().to_string();
         assert_eq!(
             refused,
             format!(
@@ -432,13 +435,13 @@ mod tests {
             )
         );
         first.close().await;
-        Database::open(directory.path()).await.unwrap();
+        open(directory.path()).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_value_that_is_taken_is_told_from_every_other_error() {
         let directory = tempfile::tempdir().unwrap();
-        let database = Database::open(directory.path()).await.unwrap();
+        let database = open(directory.path()).await.unwrap();
         insert(&database, &[1; 16], "acme").await.unwrap();
         let error = insert(&database, &[2; 16], "acme").await.unwrap_err();
         assert_eq!(problem(&error), Problem::Taken(Unique::OrganisationName));
@@ -452,7 +455,7 @@ mod tests {
     #[tokio::test]
     async fn every_value_that_no_two_records_share_is_known_by_the_name_the_engine_gives_it() {
         let directory = tempfile::tempdir().unwrap();
-        let database = Database::open(directory.path()).await.unwrap();
+        let database = open(directory.path()).await.unwrap();
         insert(&database, &[1; 16], "acme").await.unwrap();
         let mut connection = database.writer.acquire().await.unwrap();
         let board = "INSERT INTO board VALUES (NULL, randomblob(16), 1, 1, 1, 'b', '', 'soc', 0, '[]')";
@@ -481,12 +484,12 @@ mod tests {
     #[tokio::test]
     async fn a_database_of_a_later_version_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let database = Database::open(directory.path()).await.unwrap();
+        let database = open(directory.path()).await.unwrap();
         let later = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
                      VALUES (9, 'later', 1, x'00', 0)";
         sqlx::query(later).execute(&database.writer).await.unwrap();
         database.close().await;
-        let refused = Database::open(directory.path()).await.unwrap_err().to_string();
+        let refused = open(directory.path()).await.unwrap_err().to_string();
         assert_eq!(
             refused,
             format!(
@@ -502,7 +505,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(FILE);
         std::fs::write(&path, [0x55; 8192]).unwrap();
-        let refused = Database::open(directory.path()).await.unwrap_err().to_string();
+        let refused = open(directory.path()).await.unwrap_err().to_string();
         assert_eq!(
             refused,
             format!(
@@ -518,14 +521,14 @@ mod tests {
     async fn a_directory_that_is_not_there_is_named_with_the_reason() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("missing");
-        let refused = Database::open(&missing).await.unwrap_err().to_string();
+        let refused = open(&missing).await.unwrap_err().to_string();
         assert!(refused.starts_with(&format!("cannot use {}: No such file", missing.join("lock").display())));
     }
 
     #[tokio::test]
     async fn a_reader_cannot_write_and_a_dropped_change_is_undone() {
         let directory = tempfile::tempdir().unwrap();
-        let database = Database::open(directory.path()).await.unwrap();
+        let database = open(directory.path()).await.unwrap();
         let mut reader = database.reader().await.unwrap();
         let write = sqlx::query(INSERT).bind(&[1; 16][..]).bind(1_i64).bind("a").execute(&mut reader).await;
         assert!(write.unwrap_err().to_string().contains("readonly"));
@@ -539,7 +542,7 @@ mod tests {
     #[tokio::test]
     async fn after_a_change_that_the_engine_undid_by_itself_the_next_one_is_written() {
         let directory = tempfile::tempdir().unwrap();
-        let database = Database::open(directory.path()).await.unwrap();
+        let database = open(directory.path()).await.unwrap();
         let mut change = database.begin().await.unwrap();
         sqlx::query(INSERT).bind(&[1; 16][..]).bind(1_i64).bind("a").execute(&mut *change).await.unwrap();
         // As the engine does when there is no space.
@@ -557,7 +560,7 @@ mod tests {
     #[tokio::test]
     async fn a_change_is_in_force_before_the_next_begins_and_also_if_who_asked_goes_away() {
         let directory = tempfile::tempdir().unwrap();
-        let database = Database::open(directory.path()).await.unwrap();
+        let database = open(directory.path()).await.unwrap();
         let (told, heard) = std::sync::mpsc::channel();
         let mut change = database.begin().await.unwrap();
         sqlx::query(INSERT).bind(&[1; 16][..]).bind(1_i64).bind("a").execute(&mut *change).await.unwrap();

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::error::OpenError;
 
@@ -12,14 +12,17 @@ const FILE: &str = "lock";
 
 /// A lock of a data directory. The system lets go of it when the process ends, however it ends.
 #[derive(Debug)]
-pub(super) struct Lock(File);
+pub struct Lock {
+    file: File,
+    directory: PathBuf,
+}
 
 impl Lock {
     /// Locks `directory`, and writes down who has it.
     ///
     /// # Errors
     /// Another process has it, or the file of the lock cannot be made.
-    pub(super) fn take(directory: &Path) -> Result<Self, OpenError> {
+    pub fn take(directory: &Path) -> Result<Self, OpenError> {
         let path = directory.join(FILE);
         let failed = |source| OpenError::File { path: path.clone(), source };
         let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
@@ -32,13 +35,18 @@ impl Lock {
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
         write_holder(&mut file).map_err(failed)?;
-        Ok(Self(file))
+        Ok(Self { file, directory: directory.to_owned() })
+    }
+
+    /// What is locked.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Lets go of it.
     pub(super) fn release(&self) {
         // What fails to unlock is unlocked when the process ends.
-        let _ = self.0.unlock();
+        let _ = self.file.unlock();
     }
 }
 

@@ -48,6 +48,8 @@ use crate::status::Time;
 use crate::table::RouteTable;
 use crate::waiters::Waiters;
 pub use error::{Conflict, OpenError, RegistryError};
+pub use lock::Lock;
+pub use open::{Loaded, Opening};
 
 /// What the registry keeps up to date.
 #[derive(Clone, Debug)]

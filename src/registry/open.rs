@@ -10,11 +10,13 @@ use zeroize::Zeroizing;
 use super::database::{Connection, Database, from_json, to_32, to_device_id, to_number, to_time};
 use super::error::OpenError;
 use super::ids::Ids;
+use super::lock::Lock;
 use super::networks::key_id;
 use super::rules::SecondKey;
 use super::{Live, Registry};
 use crate::auth::keys::{DeviceKey, NetworkInfo, RootKey, device_key_id};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Clock;
+use crate::id::DeviceId;
 use crate::records::NewDeviceState;
 use crate::table::Registration;
 use crate::table::route::Application;
@@ -40,11 +42,21 @@ impl Registry {
     /// # Errors
     /// The directory is in use, or the database cannot be opened or is from a later version; one line that says what to do.
     pub async fn open(data_dir: &Path, live: Live, clock: Clock) -> Result<Self, OpenError> {
-        let database = Database::open(data_dir).await?;
-        let loaded = load(&database, &live, clock.now()).await;
-        let greatest_id = loaded.map_err(|error| database.explain(error))?;
-        let ids = Arc::new(Ids::above(greatest_id));
-        Ok(Self { database, live, clock, ids, heard: Arc::default(), incoming: Arc::default() })
+        Ok(Self::begin(Lock::take(data_dir)?, live, clock).await?.load_devices().await?.finish())
+    }
+
+    /// Opens or makes the database in the locked directory, and tells `live` of every network. The devices follow.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn begin(lock: Lock, live: Live, clock: Clock) -> Result<Opening, OpenError> {
+        let database = Database::open(lock).await?;
+        let networks = async {
+            follow_public_key(&database, &live).await?;
+            load_networks(&database, &live).await
+        };
+        let networks = networks.await.map_err(|error| database.explain(error))?;
+        Ok(Opening { database, live, clock, networks })
     }
 
     /// Closes the database and lets go of the data directory. Whatever is asked of the registry afterwards fails.
@@ -53,13 +65,56 @@ impl Registry {
     }
 }
 
-/// Puts everything in force; returns the greatest record id.
-async fn load(database: &Database, live: &Live, now: Timestamp) -> Result<Option<Uuid>, sqlx::Error> {
-    follow_public_key(database, live).await?;
-    let networks = load_networks(database, live).await?;
-    let devices = load_devices(database, live, now).await?;
-    tracing::info!(networks, devices, "registry");
-    greatest_id(database).await
+/// A registry whose networks are in force, and no device yet.
+#[derive(Debug)]
+pub struct Opening {
+    database: Database,
+    live: Live,
+    clock: Clock,
+    networks: usize,
+}
+
+impl Opening {
+    /// Tells `live` of every device.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn load_devices(self) -> Result<Loaded, OpenError> {
+        let Self { database, live, clock, networks } = self;
+        let load = async {
+            let (devices, states) = load_devices(&database, &live).await?;
+            Ok((devices, states, greatest_id(&database).await?))
+        };
+        let (devices, states, greatest_id) = load.await.map_err(|error| database.explain(error))?;
+        let ids = Arc::new(Ids::above(greatest_id));
+        let registry = Registry { database, live, clock, ids, heard: Arc::default(), incoming: Arc::default() };
+        Ok(Loaded { registry, states, networks, devices })
+    }
+}
+
+/// A registry that is in force, but for what was said of the states of devices.
+#[derive(Debug)]
+pub struct Loaded {
+    registry: Registry,
+    states: Vec<(DeviceId, Application)>,
+    networks: usize,
+    devices: u64,
+}
+
+impl Loaded {
+    /// Tells the table of the states of devices, unless it knows them: from the devices themselves, as it kept them.
+    pub fn finish(self) -> Registry {
+        let Self { registry, states, networks, devices } = self;
+        // Not before: a start that fails is one line.
+        tracing::info!(networks, devices, "registry");
+        let (table, now) = (&registry.live.table, registry.clock.now());
+        for (id, application) in states {
+            if table.snapshot(id).is_none_or(|snapshot| snapshot.application.is_none()) {
+                table.set_application(id, application, now);
+            }
+        }
+        registry
+    }
 }
 
 async fn load_networks(database: &Database, live: &Live) -> Result<usize, sqlx::Error> {
@@ -91,22 +146,22 @@ fn warn_of_hidden(count: u64, kind: &str) {
 }
 
 /// One by one, as they come: a fleet is not held twice.
-async fn load_devices(database: &Database, live: &Live, now: Timestamp) -> Result<u64, sqlx::Error> {
+async fn load_devices(database: &Database, live: &Live) -> Result<(u64, Vec<(DeviceId, Application)>), sqlx::Error> {
     let query = "SELECT n, device_id, organisation, created_at, key_root, key_id, second_public, second_root, \
                  CASE WHEN state = '{}' THEN NULL ELSE state END FROM device ORDER BY n";
     let mut reader = database.loader().await?;
     let mut rows = sqlx::query_as(query).fetch(&mut reader);
-    let (mut count, mut hidden) = (0, 0);
+    let (mut count, mut hidden, mut states) = (0, 0, Vec::new());
     while let Some(row) = rows.try_next().await? {
-        hidden += u64::from(load_device(row, live, now)?);
+        hidden += u64::from(load_device(row, live, &mut states)?);
         count += 1;
     }
     warn_of_hidden(hidden, "devices");
-    Ok(count)
+    Ok((count, states))
 }
 
 /// True if it has a key that is not in force, as the configuration has one.
-fn load_device(row: Row, live: &Live, now: Timestamp) -> Result<bool, sqlx::Error> {
+fn load_device(row: Row, live: &Live, states: &mut Vec<(DeviceId, Application)>) -> Result<bool, sqlx::Error> {
     let (n, device_id, organisation, created_at, root, key, second_public, second_root, state) = row;
     let (root, second_root) = (root.map(Zeroizing::new), second_root.map(Zeroizing::new));
     let device_id = to_device_id(device_id);
@@ -123,7 +178,7 @@ fn load_device(row: Row, live: &Live, now: Timestamp) -> Result<bool, sqlx::Erro
     if let Some(state) = state
         && let Some(application) = application(&from_json(&state)?)
     {
-        live.table.set_application(device_id, application, now);
+        states.push((device_id, application));
     }
     Ok(is_hidden)
 }

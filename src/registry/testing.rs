@@ -138,6 +138,7 @@ pub(super) fn hear(live: &Live, device_id: DeviceId, at: Timestamp) {
         verified: &verified,
         path: &path,
         may_move: true,
+        answers: false,
         application: None,
         network: 0,
         receipt: at.into(),

@@ -15,7 +15,7 @@ use tokio::net::UdpSocket;
 use tokio::time::sleep;
 
 use super::forge::{self, Forged, Known};
-use super::verdict::{Answers, Kind, Outcome, Position, Seen, View};
+use super::verdict::{Came, Kind, Outcome, Position, Seen, View};
 use super::victim::{Recording, Victim};
 use super::{Config, SimulateError, chance, ports};
 use crate::client::{Client, ClientError};
@@ -165,9 +165,9 @@ impl<'a> Attack<'a> {
         let sockets = count as usize + 2;
         let mut victims = Vec::new();
         for index in 0..count {
-            victims.push(Victim::open(config, index, sockets, clock)?);
+            victims.push(Victim::open(config, index, sockets, clock.clone())?);
         }
-        let witness = Victim::open(config, count, sockets, clock)?;
+        let witness = Victim::open(config, count, sockets, clock.clone())?;
         let attacker = ports::open_one(config.gateway, sockets, sockets)?;
         let random = chance(config.seed.into());
         let (uplinks, downlinks) = (Vec::new(), Vec::new());
@@ -236,22 +236,22 @@ impl<'a> Attack<'a> {
         let packets = self.make(kind);
         let (witness, asked) = (self.witness.id(), self.to_be_asked_about(&packets));
         // What is still there was an answer to somebody honest.
-        self.take_answers(&mut Answers::new());
+        self.take_answers(&mut Came::default());
         let before = self.view(&asked, 0).await?;
-        let mut answers = Answers::new();
-        let (sent, unsent) = self.send(kind, &packets, &mut answers).await;
+        let mut came = Came::default();
+        let (sent, unsent, sent_bytes) = self.send(kind, &packets, &mut came).await;
         let witnessed = self.look_on().await;
         let gateway = self.config.gateway;
         let reports = witnessed.ok_or(AttackError::Down { gateway, kind })?;
         sleep(LATE).await;
-        self.take_answers(&mut answers);
+        self.take_answers(&mut came);
         let expected = before.as_ref().map_or(0, |before| taken(&before.status) + sent + reports);
         let after = self.view(&asked, expected).await?;
         let mut may_count = BTreeMap::<DeviceId, u64>::new();
         for packet in packets.iter().filter(|packet| packet.may_count) {
             *may_count.entry(packet.device).or_default() += 1;
         }
-        Ok(Outcome::of(&Seen { kind, sent, unsent, answers, may_count, witness, views: before.zip(after) }))
+        Ok(Outcome::of(&Seen { kind, sent, unsent, sent_bytes, came, may_count, witness, views: before.zip(after) }))
     }
 
     fn make(&mut self, kind: Kind) -> Vec<Forged> {
@@ -287,20 +287,21 @@ impl<'a> Attack<'a> {
         asked
     }
 
-    /// Sends all, and takes the answers that come meanwhile; returns how many the kernel took, and how many it did not.
-    async fn send(&mut self, kind: Kind, packets: &[Forged], answers: &mut Answers) -> (u64, u64) {
-        let (mut sent, mut unsent) = (0, 0);
+    /// Sends all, and takes the answers that come meanwhile; returns how many the kernel took, how many it did not, and the bytes
+    /// of those that it took.
+    async fn send(&mut self, kind: Kind, packets: &[Forged], came: &mut Came) -> (u64, u64, u64) {
+        let (mut sent, mut unsent, mut bytes) = (0, 0, 0);
         for (index, packet) in packets.iter().enumerate() {
             match self.origin(kind, index, packet.device).send(&packet.bytes).await {
-                Ok(_) => sent += 1,
+                Ok(len) => (sent, bytes) = (sent + 1, bytes + len as u64),
                 Err(_) => unsent += 1,
             }
             if index % BURST == BURST - 1 {
                 sleep(PAUSE).await;
-                self.take_answers(answers);
+                self.take_answers(came);
             }
         }
-        (sent, unsent)
+        (sent, unsent, bytes)
     }
 
     /// The attacker's socket; of what is reflected, half comes from that of the very device it was for, and of some other.
@@ -315,18 +316,25 @@ impl<'a> Attack<'a> {
 
     /// Takes what has come to the attacker, and to those who say nothing. A device that a forged datagram names is asked for its
     /// keys at its own address, now and then (rule R12): that is no answer.
-    fn take_answers(&mut self, answers: &mut Answers) {
+    fn take_answers(&mut self, came: &mut Came) {
         let mut buffer = [0; crate::wire::MAX_DATAGRAM];
         for victim in &mut self.victims {
             while let Some(len) = received(victim.socket(), &mut buffer) {
                 let device = Frame::claimed_device(&buffer[..len]);
-                if !victim.is_asked_for_keys(&mut buffer[..len]) {
-                    *answers.entry(device).or_default() += 1;
+                if victim.is_challenged(&buffer[..len]) {
+                    // It is proved to be there.
+                    came.challenge(0);
+                } else if !victim.is_asked_for_keys(&mut buffer[..len]) {
+                    came.answer(device);
                 }
             }
         }
         while let Some(len) = received(&self.attacker, &mut buffer) {
-            *answers.entry(Frame::claimed_device(&buffer[..len])).or_default() += 1;
+            let datagram = &buffer[..len];
+            match self.victims.iter().any(|victim| victim.is_challenged(datagram)) {
+                true => came.challenge(len),
+                false => came.answer(Frame::claimed_device(datagram)),
+            }
         }
     }
 

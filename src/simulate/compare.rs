@@ -291,6 +291,7 @@ mod tests {
             route_moves: 0,
             acks_sent: 0,
             acks_failed: 0,
+            degraded: Default::default(),
             devices: Devices { total: 0, unregistered: 0, heard },
             waiters: Waiting { now: 0, woken: 0 },
             connections: 0,

@@ -239,6 +239,7 @@ fn two_boots_without_time_repeat_time_and_sequence_but_no_frame_and_a_gateway_co
                     verified,
                     path: &path,
                     may_move: true,
+                    answers: false,
                     application: None,
                     network: 0,
                     receipt: at.into(),

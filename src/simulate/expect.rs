@@ -76,7 +76,7 @@ mod tests {
     use crate::auth::{Authenticator, seal_with};
     use crate::clock::Timestamp;
     use crate::id::{DeviceId, KeyId};
-    use crate::table::route::{Outcome, Path};
+    use crate::table::route::{self, Outcome, Path};
     use crate::table::rules::Step;
     use crate::table::{Packet, RouteTable, TableConfig};
     use crate::wire::frame::{Flags, Frame, Header, Layout, PacketType};
@@ -163,13 +163,14 @@ mod tests {
                     verified,
                     path: &path,
                     may_move: true,
+                    answers: false,
                     application: None,
                     network: 0,
                     receipt: at.into(),
                 });
                 let counted = match outcome {
                     Outcome::Counted(_) => Count::ToAccept,
-                    Outcome::Refused(Step::TooOld) => Count::TooLate,
+                    Outcome::Refused(route::Refused { step: Step::TooOld, .. }) => Count::TooLate,
                     Outcome::Refused(_) => Count::ToDuplicate,
                     Outcome::NotRegistered => panic!("the table serves everybody"),
                 };

@@ -11,6 +11,9 @@ use crate::status::GatewayStatus;
 /// Devices named in a line of a report; of more, only how many.
 const NAMED: usize = 3;
 
+/// How many times as many bytes as came from an address that is not proved may go there in challenges.
+const AMPLIFICATION: u64 = 3;
+
 /// A kind of attack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -78,8 +81,29 @@ pub(super) struct View {
     pub(super) devices: BTreeMap<DeviceId, Position>,
 }
 
-/// Datagrams that came, by the device that each names; what is no frame names none.
-pub(super) type Answers = BTreeMap<Option<DeviceId>, u64>;
+/// Datagrams that came to the attacker, or to a device that had said nothing.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Came {
+    /// Answers, by the device that each names; what is no frame names none.
+    pub(super) answers: BTreeMap<Option<DeviceId>, u64>,
+    /// Genuine challenges, which ask whether a device is there (rule R6).
+    pub(super) challenges: u64,
+    /// Bytes of those that came to the attacker, whose address no device has proved.
+    pub(super) challenge_bytes: u64,
+}
+
+impl Came {
+    /// One more answer.
+    pub(super) fn answer(&mut self, device: Option<DeviceId>) {
+        *self.answers.entry(device).or_default() += 1;
+    }
+
+    /// One more challenge, with so many bytes for an address that no device has proved.
+    pub(super) fn challenge(&mut self, unproved: usize) {
+        self.challenges += 1;
+        self.challenge_bytes += unproved as u64;
+    }
+}
 
 /// What was seen of one kind of attack.
 #[derive(Clone, Debug)]
@@ -88,8 +112,10 @@ pub(super) struct Seen {
     /// Datagrams that the kernel took, and those it did not.
     pub(super) sent: u64,
     pub(super) unsent: u64,
-    /// Datagrams that came to the attacker, or to a device that had said nothing.
-    pub(super) answers: Answers,
+    /// Bytes of those that the kernel took.
+    pub(super) sent_bytes: u64,
+    /// What came back.
+    pub(super) came: Came,
     /// By device, how many of what was sent may count (see [`super::forge::Forged::may_count`]).
     pub(super) may_count: BTreeMap<DeviceId, u64>,
     /// The device that spoke meanwhile, to see when the gateway had taken everything in.
@@ -137,6 +163,7 @@ impl Outcome {
         if seen.unsent > 0 {
             outcome.notes.push(format!("{} more could not be sent", seen.unsent));
         }
+        outcome.challenges(seen);
         match &seen.views {
             Some((before, after)) if before.status.started_at != after.status.started_at => {
                 outcome.findings.push("the gateway was started again meanwhile".to_owned());
@@ -144,7 +171,7 @@ impl Outcome {
             Some((before, after)) => outcome.compare(seen, before, after),
             None => {
                 outcome.notes.push("without --gateway-api only answers are seen".to_owned());
-                outcome.answers(&seen.answers, &seen.may_count);
+                outcome.answers(&seen.came, &seen.may_count);
             }
         }
         outcome
@@ -158,7 +185,7 @@ impl Outcome {
     fn compare(&mut self, seen: &Seen, before: &View, after: &View) {
         self.moves(seen, before, after);
         let counted_again = self.advances(seen, before, after);
-        self.answers(&seen.answers, &counted_again);
+        self.answers(&seen.came, &counted_again);
         let allowed: u64 = counted_again.values().sum();
         let mut counted = difference(&before.status.datagrams, &after.status.datagrams);
         let said = position(after, seen.witness).saturating_sub(position(before, seen.witness));
@@ -197,10 +224,25 @@ impl Outcome {
         self.findings.extend(some_of(moved, "routes"));
     }
 
+    /// A device of which a recording comes from elsewhere is asked whether it is there, in as few bytes as an address gets that is
+    /// not proved. Nothing else that an attacker has is the device's word.
+    fn challenges(&mut self, seen: &Seen) {
+        let Came { challenges, challenge_bytes, .. } = seen.came;
+        if challenges == 0 {
+            return;
+        }
+        if seen.kind != Kind::Replay {
+            self.findings.push(format!("{challenges} challenges came for what no device has sent"));
+        } else if challenge_bytes > AMPLIFICATION * seen.sent_bytes {
+            let sent = seen.sent_bytes;
+            self.findings.push(format!("challenges of {challenge_bytes} bytes came for the {sent} that were sent"));
+        } else {
+            self.notes.push(format!("{challenges} challenges, which only the devices could answer"));
+        }
+    }
+
     /// Nobody is answered, except for a packet that counted and may: it is acknowledged as every packet that counts.
-    fn answers(&mut self, answers: &Answers, may_be: &BTreeMap<DeviceId, u64>) {
-        // A challenge of a counted recording (rule R6) would come to the attacker, too, beside its acknowledgement. Gateways send
-        // such only to devices for which messages wait, and none wait for the devices of an attack.
+    fn answers(&mut self, Came { answers, .. }: &Came, may_be: &BTreeMap<DeviceId, u64>) {
         let allowed = |device: &Option<DeviceId>| device.and_then(|id| may_be.get(&id)).copied().unwrap_or(0);
         let too_many: u64 = answers.iter().map(|(device, count)| count.saturating_sub(allowed(device))).sum();
         let allowed = answers.values().sum::<u64>() - too_many;

@@ -23,6 +23,7 @@ fn view() -> View {
         route_moves: 0,
         acks_sent: 0,
         acks_failed: 0,
+        degraded: BTreeMap::new(),
         devices: Devices {
             total: 3,
             unregistered: 0,
@@ -46,7 +47,8 @@ fn held() -> Seen {
         kind: Kind::Replay,
         sent: 10,
         unsent: 0,
-        answers: Answers::new(),
+        sent_bytes: 400,
+        came: Came::default(),
         may_count: BTreeMap::new(),
         witness: WITNESS,
         views: Some((view(), after)),
@@ -81,10 +83,29 @@ fn what_was_seen_through_is_told_by_disposition_without_what_the_witness_said() 
 }
 
 #[test]
+fn a_recording_may_have_its_device_challenged_and_nothing_else_may() {
+    let challenged = |seen: &mut Seen, count| (0..count).for_each(|_| seen.came.challenge(46));
+    let expected =
+        "replay: 10 sent\n  counted as duplicate 10\n  26 challenges, which only the devices could answer\n  held";
+    assert_eq!(report(|seen| challenged(seen, 26)), expected);
+    let text = report(|seen| challenged(seen, 27));
+    assert!(text.contains("challenges of 1242 bytes came for the 400 that were sent"), "{text}");
+    let at_home = report(|seen| (0..100).for_each(|_| seen.came.challenge(0)));
+    assert!(at_home.contains("100 challenges, which only the devices could answer"), "{at_home}");
+    for kind in [Kind::Reflection, Kind::BitFlips, Kind::UnknownIds] {
+        let text = report(|seen| {
+            seen.kind = kind;
+            challenged(seen, 1);
+        });
+        assert!(text.contains("GOT THROUGH: 1 challenges came for what no device has sent"), "{text}");
+    }
+}
+
+#[test]
 fn everything_that_must_not_be_is_found() {
     for (change, finding) in [
-        ((|seen| *seen.answers.entry(None).or_default() += 3) as fn(&mut Seen), "3 answers came back"),
-        (|seen| *seen.answers.entry(Some(DEVICE)).or_default() += 1, "1 answers came back"),
+        ((|seen| *seen.came.answers.entry(None).or_default() += 3) as fn(&mut Seen), "3 answers came back"),
+        (|seen| *seen.came.answers.entry(Some(DEVICE)).or_default() += 1, "1 answers came back"),
         (
             |seen| after(seen).devices.get_mut(&DEVICE).unwrap().address = "192.0.2.7:7".parse().ok(),
             "the route of 0000000000000001 moved from 192.0.2.1:1 to 192.0.2.7:7",
@@ -129,7 +150,7 @@ fn recordings_without_time_may_count_and_be_acknowledged_but_not_more_often_than
     let again = |times: u64| {
         report(|seen| {
             seen.may_count.insert(DEVICE, 2);
-            seen.answers.insert(Some(DEVICE), times);
+            seen.came.answers.insert(Some(DEVICE), times);
             *after(seen).status.datagrams.get_mut("duplicate").unwrap() -= times;
             count(seen, "accepted", times);
             advance(seen, DEVICE, times);
@@ -147,7 +168,7 @@ fn recordings_without_time_may_count_and_be_acknowledged_but_not_more_often_than
     // What was not counted again is not acknowledged either.
     let text = report(|seen| {
         seen.may_count.insert(DEVICE, 2);
-        seen.answers.insert(Some(DEVICE), 1);
+        seen.came.answers.insert(Some(DEVICE), 1);
     });
     assert!(text.ends_with("GOT THROUGH: 1 answers came back"), "{text}");
 }
@@ -192,7 +213,7 @@ fn of_what_did_not_arrive_nothing_can_be_concluded() {
     assert!(blind(0, 0).ends_with(inconclusive));
     let found = report(|seen| {
         (seen.views, seen.unsent) = (None, 90);
-        seen.answers.insert(None, 1);
+        seen.came.answers.insert(None, 1);
     });
     assert!(found.ends_with("GOT THROUGH: 1 answers came back"), "{found}");
 }
@@ -202,7 +223,7 @@ fn without_an_api_answers_alone_decide() {
     let blind = |answers: u64, may: u64| {
         report(|seen| {
             seen.views = None;
-            seen.answers.insert(Some(DEVICE), answers);
+            seen.came.answers.insert(Some(DEVICE), answers);
             seen.may_count.insert(DEVICE, may);
         })
     };

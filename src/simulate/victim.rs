@@ -66,8 +66,8 @@ impl Victim {
             network_root: config.network_root.clone(),
             level: if index % 2 == 1 && config.device_level > 0.0 { Level::Device } else { Level::Network },
             has_time: index % 4 < 2 || config.no_time == 0.0,
-            clock,
             booted_at: clock.now(),
+            clock,
             sequence: 0,
             random: Rng::with_seed(fastrand::u64(..)),
             asked_at: None,
@@ -138,6 +138,12 @@ impl Victim {
         let now = Instant::now();
         let before = self.asked_at.replace(now);
         before.is_none_or(|before| now - before >= ASKED_EVERY)
+    }
+
+    /// Whether the datagram is a challenge for it, which asks whether it is where the datagram arrives.
+    pub(super) fn is_challenged(&self, datagram: &[u8]) -> bool {
+        Frame::claimed_device(datagram) == Some(self.id())
+            && self.opened(&mut datagram.to_vec(), PacketType::ECHO_REQ).is_some()
     }
 
     /// The payload of a downlink of this type for it.

@@ -1,9 +1,9 @@
-//! What is made of an authentic packet: rules R1 to R5, R8 and R9 together. Whoever takes packets in goes through here, the
+//! What is made of an authentic packet: rules R1 to R6, R8 and R9 together. Whoever takes packets in goes through here, the
 //! gateway's ingest as well as tools that explain what a gateway would do.
 
 use std::collections::HashSet;
 
-use super::route::{Application, Outcome, Path};
+use super::route::{Application, Outcome, Path, Refused};
 use super::rules::Step;
 use super::sending::Receipt;
 use super::{Packet, RoutePolicy, RouteTable};
@@ -53,7 +53,7 @@ impl Accepted {
         match self {
             Self::Reflected => Disposition::Reflected,
             Self::Recorded { outcome: Outcome::Counted(_), .. } => Disposition::Accepted,
-            Self::Recorded { outcome: Outcome::Refused(Step::TooOld), .. } => Disposition::TooOld,
+            Self::Recorded { outcome: Outcome::Refused(Refused { step: Step::TooOld, .. }), .. } => Disposition::TooOld,
             Self::Recorded { outcome: Outcome::Refused(_), .. } => Disposition::Duplicate,
             // Registered, but not where it was heard.
             Self::Foreign | Self::Recorded { outcome: Outcome::NotRegistered, .. } => Disposition::NotRegistered,
@@ -63,8 +63,8 @@ impl Accepted {
 
 impl Acceptance<'_> {
     /// Takes in an authentic packet that came by `path`. `receipt` is that of its datagram, a container perhaps; a time alone
-    /// does where nothing is to be answered.
-    pub fn accept(&self, verified: &Verified<'_>, path: &Path, receipt: impl Into<Receipt>) -> Accepted {
+    /// does where nothing is to be answered. `answers`: as in [`Packet::answers`].
+    pub fn accept(&self, verified: &Verified<'_>, path: &Path, receipt: impl Into<Receipt>, answers: bool) -> Accepted {
         let receipt = receipt.into();
         if self.is_reflected(verified) {
             return Accepted::Reflected;
@@ -78,7 +78,7 @@ impl Acceptance<'_> {
             || proved_level(verified, path) == Level::Device
             || !self.has_key(verified.header().device_id);
         let (application, network) = (announced.application, authority.number());
-        let packet = Packet { verified, path, may_move, application, network, receipt };
+        let packet = Packet { verified, path, may_move, answers, application, network, receipt };
         let outcome = self.table.record(&packet);
         if let (Outcome::Counted(_), Some((remote, application))) = (outcome, announced.remote)
             // Whoever reports of another device is to it as a relay.
@@ -149,9 +149,10 @@ impl Authority {
 }
 
 /// What a packet proves of the way it came: of one inside a container no more than the container does, which whoever heard
-/// the packet may have made.
+/// the packet may have made; and of one that a relay decrypted nothing of the device, which need not have sent it.
 fn proved_level(verified: &Verified<'_>, path: &Path) -> Level {
     match path {
+        _ if is_on_word(verified) => Level::Network,
         Path::Direct(_) => verified.level(),
         Path::Relayed(through) => verified.level().min(through.level),
     }

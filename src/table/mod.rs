@@ -1,14 +1,19 @@
 //! The route table: last route and state of every device, sharded, in memory.
 //!
 //! Only authentic packets get in: [`RouteTable::record`] takes a [`Verified`]. The table tells what became of a packet
-//! and calls nobody. Lock order: a shard of the records, then the registered ids or the side records; the heap of
-//! unregistered devices is taken with no other lock held, and shards may be taken inside it. Whether a device is registered
-//! changes under the lock of its shard of the records only.
+//! and calls nobody. Lock order: a shard of the records, then the registered ids, the side records, the contests, or the ids
+//! that were forgotten or restored; the heap of unregistered devices is taken with no other lock held, and shards may be taken
+//! inside it. Whether a device is registered changes under the lock of its shard of the records only.
 
 pub mod accept;
 pub mod ages;
+pub mod bounded;
+mod challenge;
+pub mod contest;
 pub mod heard;
+pub mod kept;
 mod prefetch;
+mod reading;
 mod record;
 pub mod route;
 pub mod rules;
@@ -18,6 +23,8 @@ pub mod sending;
 pub mod side;
 mod unregistered;
 
+use std::collections::HashSet;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 
 use dashmap::DashMap;
@@ -28,11 +35,13 @@ use crate::auth::Verified;
 use crate::clock::Timestamp;
 use crate::id::{Cursor, DeviceId};
 use crate::wire::frame::{Flags, PacketType};
-use record::{Counting, Record, Routed};
+use bounded::Bounded;
+use contest::Contest;
+use record::{Counting, Record, Routed, bit};
 use route::{Application, Counted, Outcome, Path, Snapshot};
-use rules::{Arrival, Slot, Step, TimeClass, judge};
+use rules::{Arrival, RouteChange, Slot, Step, TimeClass, judge};
 use sending::{Receipt, Release};
-use side::Sides;
+use side::Side;
 use unregistered::Admission;
 
 /// What may move a route, of what authenticates (rule R1).
@@ -62,13 +71,20 @@ pub struct TableConfig {
     pub unregistered: Unregistered,
     /// Records of unregistered devices kept at once, at least 1; the least recently heard makes room.
     pub unregistered_limit: usize,
-    /// Devices with a side record at once, at least 1; the least recently used makes room.
+    /// Devices with a side record at once, at least 1, and as many whose places are remembered for rule R6; the least recently
+    /// used makes room.
     pub side_limit: usize,
     /// Shards of the map, a power of two and at least 2. With few shards, growing one stalls packets for long.
     pub shards: usize,
     /// The upper half of this process's epochs: another one in each process. Two that share it would take each other's
     /// cursors for their own.
     pub epoch: u32,
+    /// After a clean stop, and with the epoch of the process before: what [`RouteTable::next_generation`] said there. `None`: a
+    /// new epoch.
+    pub continues: Option<u32>,
+    /// How often so far a process began without knowing all downlink sequences that were used before: those of all devices are
+    /// moved on by 1 024 for each time. Must never fall.
+    pub losses: u32,
 }
 
 impl Default for TableConfig {
@@ -79,6 +95,8 @@ impl Default for TableConfig {
             side_limit: 100_000,
             shards: 1024,
             epoch: 0,
+            continues: None,
+            losses: 0,
         }
     }
 }
@@ -110,6 +128,8 @@ pub struct Packet<'a> {
     pub path: &'a Path,
     /// Whether the route policy lets it move a route. One that may not proves none either.
     pub may_move: bool,
+    /// Whether it answers a challenge that was sent to where it came from (rule R6).
+    pub answers: bool,
     /// What it announces about its sender.
     pub application: Option<Application>,
     /// The network it comes under, as in [`NetworkInfo`](crate::auth::keys::NetworkInfo); 0: none that is known.
@@ -127,7 +147,7 @@ pub struct RouteTable {
     records: DashMap<DeviceId, Record, RandomState>,
     /// Registered devices. The registry proper is elsewhere; this is what the packet path needs of it.
     registered: DashMap<DeviceId, Registration, RandomState>,
-    /// The generations of registered devices that may have counted in generation 0 before: of all that were registered
+    /// The generations of registered devices that may have counted in the first one before: of all that were registered
     /// after some device was deregistered, until the process ends. They take some 20 to 40 bytes each, and those that were
     /// registered at the start none.
     late: DashMap<DeviceId, u32, RandomState>,
@@ -135,32 +155,50 @@ pub struct RouteTable {
     /// The organisation of all devices that were ever registered for one: 0 before the first, [`SEVERAL`] if they are not
     /// of the same.
     organisation: AtomicU32,
-    sides: Sides,
+    sides: Bounded<Side>,
+    contests: Bounded<Contest>,
     admission: Admission,
     unregistered: Unregistered,
     /// Raised when a record is forgotten: a record made later counts in another epoch.
     generation: AtomicU32,
+    /// The generation of registered devices that were never heard.
+    first_generation: u32,
+    /// Records that are gone, and were told to whoever keeps them: no more than there were records when it was told last.
+    forgotten: Mutex<HashSet<DeviceId, RandomState>>,
+    /// Until all are loaded: restored records that may not be of the present registration of their devices, and the number of
+    /// the one they are of.
+    restored: Mutex<Vec<(DeviceId, u32)>>,
     epoch_base: u64,
-    /// Added to the sequences of downlinks.
+    /// Added to the sequences of downlinks, both: for losses, and for turns of the clock.
+    down_lost: u16,
     down_moved: AtomicU16,
+    /// No packet that is not after this moves a route.
+    floor: AtomicU32,
 }
 
 impl RouteTable {
     /// An empty table.
     pub fn new(config: &TableConfig) -> Self {
         let hasher = RandomState::default;
+        let first_generation = config.continues.unwrap_or(0);
         Self {
             records: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher(), config.shards),
             registered: DashMap::with_hasher(hasher()),
             late: DashMap::with_hasher(hasher()),
             deregistered: AtomicBool::new(false),
             organisation: AtomicU32::new(0),
-            sides: Sides::new(config.side_limit),
+            sides: Bounded::new(config.side_limit),
+            contests: Bounded::new(config.side_limit),
             admission: Admission::new(config.unregistered_limit),
             unregistered: config.unregistered,
-            generation: AtomicU32::new(1),
+            generation: AtomicU32::new(first_generation.wrapping_add(1)),
+            first_generation,
+            forgotten: Mutex::default(),
+            restored: Mutex::default(),
             epoch_base: u64::from(config.epoch) << 32,
+            down_lost: (config.losses as u16).wrapping_mul(sending::LOST),
             down_moved: AtomicU16::new(0),
+            floor: AtomicU32::new(0),
         }
     }
 
@@ -187,6 +225,10 @@ impl RouteTable {
             && !record.get().registered()
         {
             record.get_mut().register();
+            if registration.record != 0 {
+                // Whoever keeps it is to know for which registration.
+                record.get_mut().mark(bit::DIRTY, true);
+            }
             self.admission.leave();
         }
     }
@@ -201,10 +243,9 @@ impl RouteTable {
             self.note_organisation(registration.organisation);
             // Under the lock of the shard, as in `deregister`.
             self.deregistered.store(true, Ordering::Relaxed);
-            self.generation.fetch_add(1, Ordering::Relaxed);
+            self.forget(id, record.get());
             self.late.insert(id, self.present_generation());
             self.registered.insert(id, registration);
-            self.sides.lock().remove(id);
             record.remove();
             self.admission.leave();
             return;
@@ -225,10 +266,13 @@ impl RouteTable {
         self.late.remove(&id);
         // Under the lock of the shard: whoever registers this device next, or makes its next record, sees both.
         self.deregistered.store(true, Ordering::Relaxed);
-        self.generation.fetch_add(1, Ordering::Relaxed);
-        self.sides.lock().remove(id);
-        if let Entry::Occupied(record) = record {
-            record.remove();
+        match record {
+            Entry::Occupied(record) => {
+                self.forget(id, record.get());
+                record.remove();
+            }
+            // It may have been told a position all the same.
+            Entry::Vacant(_) => drop(self.generation.fetch_add(1, Ordering::Relaxed)),
         }
         true
     }
@@ -291,9 +335,26 @@ impl RouteTable {
         prefetch::fetch(&self.records, ids);
     }
 
+    /// Rule R5 after an unclean stop: from now on a packet moves a route, proves an address and releases downlinks by its time
+    /// and sequence only with a time after `gps`, in GPS seconds, so that a recording of what was forgotten does none of it. 0:
+    /// no such bound.
+    pub fn set_floor(&self, gps: u32) {
+        self.floor.store(gps, Ordering::Relaxed);
+    }
+
+    /// What [`Self::set_floor`] set last.
+    pub fn floor(&self) -> u32 {
+        self.floor.load(Ordering::Relaxed)
+    }
+
     /// What is known of a device that was heard, or was spoken of.
     pub fn snapshot(&self, id: DeviceId) -> Option<Snapshot> {
         self.records.get(&id).map(|record| record.snapshot(id, self.epoch_base))
+    }
+
+    /// Whether anything is known of a device.
+    pub fn has_record(&self, id: DeviceId) -> bool {
+        self.records.contains_key(&id)
     }
 
     /// The position of a device's last counted packet; position 0 if it was never heard.
@@ -373,15 +434,18 @@ impl RouteTable {
     /// registered.
     fn generation_of(&self, id: DeviceId) -> u32 {
         match self.registered.contains_key(&id) {
-            true => self.late.get(&id).map_or(0, |generation| *generation),
+            true => self.late.get(&id).map_or(self.first_generation, |generation| *generation),
             false => self.present_generation(),
         }
     }
 
     /// The generation of whatever begins to count now, and may have counted before.
     fn present_generation(&self) -> u32 {
-        // After 2^32 devices were forgotten it starts again, but never with the 0 of registered devices.
-        self.generation.load(Ordering::Relaxed).max(1)
+        // After 2^32 devices were forgotten it starts again, but never with that of registered devices.
+        match self.generation.load(Ordering::Relaxed) {
+            generation if generation == self.first_generation => generation.wrapping_add(1),
+            generation => generation,
+        }
     }
 
     /// Forgets the least recently heard unregistered devices until there is room for one more.
@@ -390,9 +454,8 @@ impl RouteTable {
             let removed = self.records.remove_if(&id, |_, record| {
                 let forget = !record.registered() && (whatever || record.last_at() <= heard_at);
                 if forget {
-                    // Under the lock of the record: whoever makes the next one of this device sees both.
-                    self.generation.fetch_add(1, Ordering::Relaxed);
-                    self.sides.lock().remove(id);
+                    // Under the lock of the record: whoever makes the next one of this device sees it.
+                    self.forget(id, record);
                 }
                 forget
             });
@@ -406,43 +469,61 @@ impl RouteTable {
         });
     }
 
+    fn forget_beside(&self, id: DeviceId) {
+        self.sides.lock().remove(id);
+        self.contests.lock().remove(id);
+    }
+
     fn count(&self, record: &mut Record, packet: &Packet<'_>) -> Outcome {
         let header = packet.verified.header();
-        let arrival = arrival(packet);
+        let mut arrival = packet.arrival();
+        arrival.answers = self.is_answer(packet, &arrival);
         let (mut session, greatest) = record.marks(arrival.slot);
         let step = self.judge(record, &session, greatest, header.device_id, &arrival);
         if !step.counts() {
-            return Outcome::Refused(step);
+            return Outcome::Refused(self.refuse(record, packet, &arrival, step));
         }
         session.advance(step, &arrival);
-        let proved_gps = step.proved().then_some(header.gps_time);
-        record.set_marks(arrival.slot, session, proved_gps, arrival.entropy.is_none());
-        let Routed { change, moved_from, proved_address, is_trusted } = record.count(&Counting {
-            path: packet.path,
-            step,
-            class: arrival.class,
-            level: packet.verified.level(),
-            packet_type: header.packet_type,
-            flags: header.flags,
-            gps_time: header.gps_time,
-            sequence: header.sequence,
-            newest: step.proved() && header.gps_time >= greatest,
-            may_move: packet.may_move,
-            application: packet.application,
-            network: packet.network,
-            receipt: packet.receipt,
-        });
+        record.set_marks(arrival.slot, session, arrival.measure(step), arrival.entropy.is_none());
+        let proves = self.proves(step, arrival.gps_time);
+        let newest = proves && arrival.gps_time >= greatest;
+        let change = self.change(record, packet, &arrival, step, newest);
+        let former = matches!(change, RouteChange::Moved).then(|| record.place(arrival.slot)).flatten();
+        let Routed { moved_from, proved_address, is_trusted } =
+            record.count(&packet.counting(&arrival, step, proves, change));
         let heard_directly = record.is_heard_directly(packet.receipt.at);
         let single_tx = header.flags.contains(Flags::SINGLE_TX);
-        let release = Release::of(step, change, arrival.slot, is_trusted, single_tx, heard_directly);
+        let release = match arrival.answers {
+            true => Release::of_answer(arrival.slot, heard_directly),
+            false => {
+                let is_home = change == RouteChange::Refreshed;
+                let proves = proves || is_home && self.proves_at_home(header.device_id, step, &arrival, greatest);
+                Release::of(step, proves, change, arrival.slot, is_trusted, single_tx, heard_directly)
+            }
+        };
         let expects = record.expects();
         if release != Release::No && expects {
             record.expect(false);
         }
-        let asks = arrival.slot == Slot::Direct && header.flags.contains(Flags::ACK_REQUEST);
+        let asks = packet.asks();
         let ack_sequence = asks.then(|| self.moved_down(record.next_down_sequence()));
+        if asks && change != RouteChange::Kept {
+            record.speak_to();
+        }
+        let challenges = self.settle_places(record, packet, &arrival, (proves, change), former);
         let cursor = record.cursor(self.epoch_base);
-        Outcome::Counted(Counted { step, change, moved_from, ack_sequence, cursor, release, expects, proved_address })
+        Outcome::Counted(Counted {
+            step,
+            change,
+            moved_from,
+            ack_sequence,
+            cursor,
+            release,
+            expects,
+            proved_address,
+            is_answer: arrival.answers,
+            challenges,
+        })
     }
 
     /// Rule R4, with the side record where it matters: fresh packets rarely need it.
@@ -454,37 +535,66 @@ impl RouteTable {
         id: DeviceId,
         arrival: &Arrival,
     ) -> Step {
-        if arrival.class == TimeClass::Fresh && !record.watches_side() {
+        // An answer opens a session there, unless it is proved.
+        let remembers = |step: Step| step.remembered(arrival.boot) || arrival.answers && !step.proved();
+        // Where the clock was set back, what is remembered may be fresh once more.
+        let is_set_back = arrival.at < record.last_at();
+        if arrival.class == TimeClass::Fresh && !record.watches_side() && !is_set_back {
             let step = judge(session, greatest, None, arrival);
-            if !step.remembered(arrival.boot) {
+            if !remembers(step) {
                 return step;
             }
         }
         let mut sides = self.sides.lock();
         let step = judge(session, greatest, sides.find(id).as_deref(), arrival);
-        let side = if step.remembered(arrival.boot) { Some(sides.make(id)) } else { sides.find(id) };
-        if let Some(side) = side {
+        let side = if remembers(step) { Some(sides.make(id)) } else { sides.find(id) };
+        let concerns_fresh = side.is_some_and(|side| {
             side.advance(step, arrival);
-            record.watch_side(side.concerns_fresh(arrival.at));
-        } else {
-            record.watch_side(false);
-        }
+            side.concerns_fresh(arrival.at)
+        });
+        // Of one that does not count the record keeps no time to tell by whether the clock is set back after it.
+        record.watch_side(concerns_fresh || record.watches_side() && !step.counts());
         step
     }
 }
 
-fn arrival(packet: &Packet<'_>) -> Arrival {
-    let header = packet.verified.header();
-    Arrival {
-        slot: match packet.path {
-            Path::Direct(_) => Slot::Direct,
-            Path::Relayed(_) => Slot::Relayed,
-        },
-        class: TimeClass::of(header.gps_time, packet.receipt.at.gps()),
-        gps_time: header.gps_time,
-        sequence: header.sequence,
-        entropy: packet.verified.entropy(),
-        boot: header.packet_type == PacketType::KEY_IDS && header.sequence == 0,
-        at: packet.receipt.at,
+impl Packet<'_> {
+    fn arrival(&self) -> Arrival {
+        let header = self.verified.header();
+        Arrival {
+            slot: match self.path {
+                Path::Direct(_) => Slot::Direct,
+                Path::Relayed(_) => Slot::Relayed,
+            },
+            class: TimeClass::of(header.gps_time, self.receipt.at.gps()),
+            gps_time: header.gps_time,
+            sequence: header.sequence,
+            entropy: self.verified.entropy(),
+            boot: header.packet_type == PacketType::KEY_IDS && header.sequence == 0,
+            answers: false,
+            at: self.receipt.at,
+        }
+    }
+
+    fn counting(&self, arrival: &Arrival, step: Step, proves: bool, change: RouteChange) -> Counting<'_> {
+        let header = self.verified.header();
+        Counting {
+            path: self.path,
+            step,
+            proves,
+            class: arrival.class,
+            level: self.verified.level(),
+            packet_type: header.packet_type,
+            flags: header.flags,
+            gps_time: header.gps_time,
+            sequence: header.sequence,
+            change,
+            boot: arrival.boot,
+            answers: arrival.answers,
+            may_move: self.may_move,
+            application: self.application,
+            network: self.network,
+            receipt: self.receipt,
+        }
     }
 }

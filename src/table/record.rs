@@ -1,20 +1,16 @@
 //! The record of one device: what is held for each of millions, so laid out small.
 //!
 //! Fields that few devices need (relayed slot, IPv6 addresses, packets from elsewhere) live in a box beside it. What
-//! downlinks need of it is read in [`super::sending`].
+//! it says is read in [`super::reading`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::clock::Timestamp;
-use crate::id::{Cursor, DeviceId};
 use crate::wire::frame::{Flags, Level, PacketType};
-use crate::wire::tdf::Version;
 
-use super::route::{
-    Application, DirectRoute, LastPacket, Path, RelayedRoute, Relaying, Route, Snapshot, Trust, canonical,
-};
-use super::rules::{RouteChange, Session, Slot, Step, TimeClass, route_change};
-use super::sending::{DIRECT_FOR, Receipt, SendRoute, Via};
+use super::route::{Application, Path, RelayedRoute, Relaying, Trust, canonical};
+use super::rules::{RouteChange, Session, Slot, Step, TimeClass};
+use super::sending::{DIRECT_FOR, Receipt, Via};
 
 /// The state of one device. 104 bytes, an entry of the map 112; what that comes to with the slack of the map is in
 /// docs/performance.md.
@@ -22,94 +18,112 @@ use super::sending::{DIRECT_FOR, Receipt, SendRoute, Via};
 pub(super) struct Record {
     pub(super) session: Session,
     /// Packets counted in this record's generation.
-    count: u64,
-    last_at: Timestamp,
-    first_at: Timestamp,
-    direct_at: Timestamp,
-    cold: Option<Box<Cold>>,
+    pub(super) count: u64,
+    pub(super) last_at: Timestamp,
+    pub(super) first_at: Timestamp,
+    pub(super) direct_at: Timestamp,
+    pub(super) cold: Option<Box<Cold>>,
     /// Greatest fresh GPS time over both slots, packets decrypted by a relay excepted; 0 before any.
     pub(super) greatest: u32,
-    generation: u32,
-    last_gps: u32,
-    direct_v4: Ipv4Addr,
-    application_id: u32,
-    version_build: u32,
-    version_revision: u16,
-    version_major: u8,
-    version_minor: u8,
-    last_sequence: u16,
-    direct_sequence: u16,
-    direct_port: u16,
-    down_sequence: u16,
-    /// Packets counted since the route moved, the one that moved it not among them. Stays at its end.
-    since_move: u16,
+    pub(super) generation: u32,
+    pub(super) last_gps: u32,
+    pub(super) direct_v4: Ipv4Addr,
+    pub(super) application_id: u32,
+    pub(super) version_build: u32,
+    pub(super) version_revision: u16,
+    pub(super) version_major: u8,
+    pub(super) version_minor: u8,
+    pub(super) last_sequence: u16,
+    pub(super) direct_sequence: u16,
+    pub(super) direct_port: u16,
+    pub(super) down_sequence: u16,
+    /// Packets counted since the route moved, with the one that moved it; 0 if an answer moved it that did not count. Stays at
+    /// its end.
+    pub(super) since_move: u16,
     /// As in [`NetworkInfo`](crate::auth::keys::NetworkInfo); 0: not known.
     pub(super) network: u16,
-    bits: u16,
-    last_type: u8,
-    /// The class of the last packet in the lowest two bits, and [`bit::PROVED_ADDRESS`].
-    last_class: u8,
+    pub(super) bits: u16,
+    pub(super) last_type: u8,
+    /// Of the last packet, the class in the lowest two bits and the step in the highest three; and between them
+    /// [`bit::PROVED_ADDRESS`], [`bit::CONTESTED`] and [`bit::DIRTY`].
+    pub(super) last_class: u8,
     /// Where the last packet of the direct route came in.
-    via: Via,
+    pub(super) via: Via,
     /// The longest datagram of its own, in units of 8 bytes, rounded down.
-    largest: u8,
+    pub(super) largest: u8,
 }
 
 #[derive(Debug, Default)]
-struct Cold {
-    direct_v6: Option<Ipv6Addr>,
-    /// Address of the last counted packet, where it is not the direct route's.
-    last_source: Option<SocketAddr>,
-    relayed: Option<RelayedRoute>,
+pub(super) struct Cold {
+    pub(super) direct_v6: Option<Ipv6Addr>,
+    /// Address of the last counted packet, where it did not come over the direct route.
+    pub(super) last_source: Option<SocketAddr>,
+    pub(super) relayed: Option<RelayedRoute>,
     /// A proved packet that may move a route came by the present relayed route.
-    relayed_proved: bool,
-    relayed_session: Session,
-    relayed_greatest: u32,
+    pub(super) relayed_proved: bool,
+    pub(super) relayed_session: Session,
+    pub(super) relayed_greatest: u32,
 }
 
 /// One bit each in [`Record::bits`].
-mod bit {
-    pub(super) const REGISTERED: u16 = 1 << 0;
-    pub(super) const WATCH_SIDE: u16 = 1 << 1;
-    pub(super) const HAS_APPLICATION: u16 = 1 << 2;
-    pub(super) const HAS_DIRECT: u16 = 1 << 3;
-    pub(super) const DIRECT_V6: u16 = 1 << 4;
-    pub(super) const LAST_ROUTE_RELAYED: u16 = 1 << 5;
-    pub(super) const ALWAYS_RX: u16 = 1 << 6;
-    pub(super) const SINGLE_TX: u16 = 1 << 7;
-    pub(super) const LAST_DEVICE_LEVEL: u16 = 1 << 8;
-    pub(super) const LAST_PROVED: u16 = 1 << 9;
-    pub(super) const LAST_ON_ROUTE: u16 = 1 << 10;
-    pub(super) const LAST_SOURCE_COLD: u16 = 1 << 11;
-    pub(super) const DIRECT_TRUST_DEVICE: u16 = 1 << 12;
-    pub(super) const DIRECT_TRUST_VERIFIED: u16 = 1 << 13;
-    pub(super) const LAST_RELAYED: u16 = 1 << 14;
+pub(super) mod bit {
+    pub(in crate::table) const REGISTERED: u16 = 1 << 0;
+    pub(in crate::table) const WATCH_SIDE: u16 = 1 << 1;
+    pub(in crate::table) const HAS_APPLICATION: u16 = 1 << 2;
+    pub(in crate::table) const HAS_DIRECT: u16 = 1 << 3;
+    pub(in crate::table) const DIRECT_V6: u16 = 1 << 4;
+    pub(in crate::table) const LAST_ROUTE_RELAYED: u16 = 1 << 5;
+    pub(in crate::table) const ALWAYS_RX: u16 = 1 << 6;
+    pub(in crate::table) const SINGLE_TX: u16 = 1 << 7;
+    pub(in crate::table) const LAST_DEVICE_LEVEL: u16 = 1 << 8;
+    /// The device was told the time where it is since it booted.
+    pub(in crate::table) const SPOKEN_TO: u16 = 1 << 9;
+    pub(in crate::table) const LAST_ON_ROUTE: u16 = 1 << 10;
+    /// Whoever keeps records was told of this one.
+    pub(in crate::table) const TOLD: u16 = 1 << 11;
+    pub(in crate::table) const DIRECT_TRUST_DEVICE: u16 = 1 << 12;
+    pub(in crate::table) const DIRECT_TRUST_VERIFIED: u16 = 1 << 13;
+    pub(in crate::table) const LAST_RELAYED: u16 = 1 << 14;
     /// There may be something for the device in the outbox.
-    pub(super) const EXPECTS: u16 = 1 << 15;
+    pub(in crate::table) const EXPECTS: u16 = 1 << 15;
     /// Of [`super::Record::last_class`]: a proved packet that may move a route, or the answer to a challenge, came from the
     /// present direct address.
-    pub(super) const PROVED_ADDRESS: u8 = 1 << 2;
+    pub(in crate::table) const PROVED_ADDRESS: u8 = 1 << 2;
+    /// Of [`super::Record::last_class`]: two places may be in contest, which the contests know.
+    pub(in crate::table) const CONTESTED: u8 = 1 << 3;
+    /// Of [`super::Record::last_class`]: it has changed since whoever keeps records was told.
+    pub(in crate::table) const DIRTY: u8 = 1 << 4;
 }
 
 /// The class in [`Record::last_class`].
-const CLASS: u8 = 0b11;
+pub(super) const CLASS: u8 = 0b11;
+/// Where the step begins in [`Record::last_class`].
+pub(super) const STEP: u32 = 5;
 
-/// Generations that begin their downlink sequences apart from each other, and how far apart.
-const SPREAD: u32 = 16;
-const SPREAD_BY: u16 = 1024;
+const DIRECT_FOR_MS: u64 = DIRECT_FOR.as_secs() * 1000;
+
+/// How far apart generations begin their downlink sequences. Losses and turns of the clock move them by multiples of 1 024, which
+/// no fewer than 16 generations come to.
+const SPREAD_BY: u16 = 1024 + 64;
 
 /// A counted packet, as the record takes it in.
 pub(super) struct Counting<'a> {
     pub(super) path: &'a Path,
     pub(super) step: Step,
+    /// It cannot be a replay.
+    pub(super) proves: bool,
     pub(super) class: TimeClass,
     pub(super) level: Level,
     pub(super) packet_type: PacketType,
     pub(super) flags: Flags,
     pub(super) gps_time: u32,
     pub(super) sequence: u16,
-    /// Proved, and newer than every packet before.
-    pub(super) newest: bool,
+    /// What it does to the route of its slot.
+    pub(super) change: RouteChange,
+    /// Its sender has just booted.
+    pub(super) boot: bool,
+    /// It answers a challenge.
+    pub(super) answers: bool,
     /// Whether the route policy lets this packet move a route.
     pub(super) may_move: bool,
     /// What the packet announces.
@@ -119,9 +133,20 @@ pub(super) struct Counting<'a> {
     pub(super) receipt: Receipt,
 }
 
-/// What a counted packet did to the route of its slot.
+impl Counting<'_> {
+    /// Whether it proves that the device is where it came from.
+    const fn proves_place(&self) -> bool {
+        self.answers || self.proves && self.may_move
+    }
+
+    /// What it makes of the trust in the way it came.
+    fn trust(&self) -> Trust {
+        if self.answers { Trust::Verified } else { self.level.into() }
+    }
+}
+
+/// What a packet did to the route of its slot.
 pub(super) struct Routed {
-    pub(super) change: RouteChange,
     /// Where the route led before, if it moved.
     pub(super) moved_from: Option<SocketAddr>,
     /// Whether the address it came from is proved for the device.
@@ -153,7 +178,7 @@ impl Record {
             direct_sequence: 0,
             direct_port: 0,
             down_sequence: 0,
-            since_move: 0,
+            since_move: 1,
             network: 0,
             // Something may have been put into the outbox before.
             bits: bit::EXPECTS | if registered { bit::REGISTERED } else { 0 },
@@ -164,11 +189,11 @@ impl Record {
         }
     }
 
-    fn has(&self, bit: u16) -> bool {
+    pub(super) fn has(&self, bit: u16) -> bool {
         self.bits & bit != 0
     }
 
-    fn set(&mut self, bit: u16, on: bool) {
+    pub(super) fn set(&mut self, bit: u16, on: bool) {
         self.bits = if on { self.bits | bit } else { self.bits & !bit };
     }
 
@@ -227,8 +252,40 @@ impl Record {
         }
     }
 
+    /// Whether two places may be in contest.
+    pub(super) fn is_contested(&self) -> bool {
+        self.is_marked(bit::CONTESTED)
+    }
+
+    pub(super) fn set_contested(&mut self, on: bool) {
+        self.mark(bit::CONTESTED, on);
+    }
+
+    /// Whether something was sent since the device booted that tells it the time: an acknowledgement of a packet from where its
+    /// route leads, or a challenge there. What goes elsewhere may go to somebody else, who would keep the time from it.
+    pub(super) fn is_spoken_to(&self) -> bool {
+        self.has(bit::SPOKEN_TO)
+    }
+
+    /// Such a one is sent.
+    pub(super) fn speak_to(&mut self) {
+        self.set(bit::SPOKEN_TO, true);
+        self.mark(bit::DIRTY, true);
+    }
+
+    /// Whether a bit of [`Self::last_class`] is set.
+    pub(super) fn is_marked(&self, bit: u8) -> bool {
+        self.last_class & bit != 0
+    }
+
+    /// Sets a bit of [`Self::last_class`].
+    pub(super) fn mark(&mut self, bit: u8, on: bool) {
+        self.last_class = if on { self.last_class | bit } else { self.last_class & !bit };
+    }
+
     /// The next downlink sequence.
     pub(super) fn next_down_sequence(&mut self) -> u16 {
+        self.mark(bit::DIRTY, true);
         self.down_sequence = self.down_sequence.wrapping_add(1);
         self.down_sequence
     }
@@ -236,13 +293,14 @@ impl Record {
     /// Half of all sequences beyond the first of the device, so that it takes the two long to meet. A record that follows one
     /// that was forgotten begins elsewhere: the former one's may have been used in the same second.
     fn begin_down_sequence(&mut self, first: u16) {
-        let spread = (self.generation.saturating_sub(1) % SPREAD) as u16 * SPREAD_BY;
+        let spread = (self.generation as u16).wrapping_mul(SPREAD_BY);
         self.down_sequence = first.wrapping_add(1 << 15).wrapping_add(spread).wrapping_sub(1);
     }
 
-    /// Whether a packet of the device itself set or refreshed its direct route at most 300 s before `now`.
+    /// Whether a packet of the device itself set or refreshed its direct route at most 300 s before `now`; or, where the clock
+    /// was set back since, at most 300 s after it.
     pub(super) fn is_heard_directly(&self, now: Timestamp) -> bool {
-        self.has(bit::HAS_DIRECT) && self.direct_at.after(DIRECT_FOR) >= now
+        self.has(bit::HAS_DIRECT) && now.0.abs_diff(self.direct_at.0) <= DIRECT_FOR_MS
     }
 
     /// Whether a packet was counted.
@@ -261,40 +319,85 @@ impl Record {
 
     /// Takes in a packet that counts: cursor, route, last packet, state.
     pub(super) fn count(&mut self, packet: &Counting<'_>) -> Routed {
-        let at = packet.receipt.at;
         if self.count == 0 {
-            self.first_at = at;
+            self.first_at = packet.receipt.at;
             self.begin_down_sequence(packet.sequence);
         }
+        let routed = self.route(packet);
+        self.since_move = self.since_move.saturating_add(1);
+        self.count += 1;
+        if packet.boot || packet.class == TimeClass::NoTime && self.last_class & CLASS != TimeClass::NoTime as u8 {
+            self.set(bit::SPOKEN_TO, false);
+        }
+        self.remember(packet);
+        let on_route = packet.change != RouteChange::Kept;
+        if packet.step.proved() || on_route {
+            self.take_state(packet);
+        }
+        routed
+    }
+
+    /// Takes in an answer that does not count: where the route of its slot leads.
+    pub(super) fn answer(&mut self, packet: &Counting<'_>) -> Routed {
+        let is_relayed = matches!(packet.path, Path::Relayed(_));
+        // The last packet that counted came from where the route led before.
+        if packet.change == RouteChange::Moved
+            && self.has(bit::LAST_ON_ROUTE)
+            && self.has(bit::LAST_RELAYED) == is_relayed
+        {
+            if !is_relayed {
+                self.cold.get_or_insert_default().last_source = self.direct_address();
+            }
+            self.set(bit::LAST_ON_ROUTE, false);
+        }
+        self.route(packet)
+    }
+
+    /// The route of the packet's slot.
+    fn route(&mut self, packet: &Counting<'_>) -> Routed {
+        self.mark(bit::DIRTY, true);
         let was_relayed = self.has(bit::LAST_ROUTE_RELAYED);
         let routed = match packet.path {
-            Path::Direct(source) => self.count_direct(*source, packet),
-            Path::Relayed(through) => self.count_relayed(*through, packet),
+            Path::Direct(source) => self.route_directly(*source, packet),
+            Path::Relayed(through) => self.route_through(*through, packet),
         };
-        let change = routed.change;
         let is_switched = self.has(bit::LAST_ROUTE_RELAYED) != was_relayed;
-        let is_moved = is_switched || matches!(change, RouteChange::First | RouteChange::Moved);
-        self.since_move = if is_moved { 0 } else { self.since_move.saturating_add(1) };
-        self.count += 1;
-        self.last_at = at;
+        if is_switched || matches!(packet.change, RouteChange::First | RouteChange::Moved) {
+            self.since_move = 0;
+        }
+        routed
+    }
+
+    /// What is told of the last packet.
+    fn remember(&mut self, packet: &Counting<'_>) {
+        self.last_at = packet.receipt.at;
         self.last_gps = packet.gps_time;
         self.last_sequence = packet.sequence;
         self.last_type = packet.packet_type.0;
-        self.last_class = self.last_class & !CLASS | packet.class as u8;
+        let marks = bit::PROVED_ADDRESS | bit::CONTESTED | bit::DIRTY;
+        self.last_class = self.last_class & marks | packet.class as u8 | packet.step.code() << STEP;
+        let (is_relayed, is_kept) = (matches!(packet.path, Path::Relayed(_)), packet.change == RouteChange::Kept);
         self.set(bit::LAST_DEVICE_LEVEL, packet.level == Level::Device);
-        self.set(bit::LAST_PROVED, packet.step.proved());
-        let on_route = change != RouteChange::Kept;
-        self.set(bit::LAST_ON_ROUTE, on_route);
-        self.set(bit::LAST_RELAYED, matches!(packet.path, Path::Relayed(_)));
-        if let Some(application) = packet.application
-            && (packet.step.proved() || on_route)
-        {
+        self.set(bit::LAST_ON_ROUTE, !is_kept);
+        self.set(bit::LAST_RELAYED, is_relayed);
+        if is_relayed || is_kept {
+            self.cold.get_or_insert_default().last_source = Some(canonical(packet.path.source()));
+        }
+        if !is_relayed {
+            self.set(bit::ALWAYS_RX, packet.flags.contains(Flags::ALWAYS_RX));
+            self.set(bit::SINGLE_TX, packet.flags.contains(Flags::SINGLE_TX));
+            let units = u8::try_from(packet.receipt.len / 8).unwrap_or(u8::MAX);
+            self.largest = self.largest.max(units);
+        }
+    }
+
+    fn take_state(&mut self, packet: &Counting<'_>) {
+        if let Some(application) = packet.application {
             self.set_application(application);
         }
-        if packet.network != 0 && (packet.step.proved() || on_route) {
+        if packet.network != 0 {
             self.network = packet.network;
         }
-        routed
     }
 
     /// Sets what the device runs.
@@ -305,60 +408,50 @@ impl Record {
         self.version_revision = application.version.revision;
         self.version_build = application.version.build;
         self.set(bit::HAS_APPLICATION, true);
+        self.mark(bit::DIRTY, true);
     }
 
-    fn count_direct(&mut self, source: SocketAddr, packet: &Counting<'_>) -> Routed {
-        let source = canonical(source);
-        let current = self.direct_address();
-        let change = route_change(current.map(|current| current == source), packet.newest, packet.may_move);
+    fn route_directly(&mut self, source: SocketAddr, packet: &Counting<'_>) -> Routed {
+        let (current, change) = (self.direct_address(), packet.change);
         if change != RouteChange::Kept {
-            self.set_direct(source, packet, change);
+            self.set_direct(canonical(source), packet);
         }
-        self.set(bit::ALWAYS_RX, packet.flags.contains(Flags::ALWAYS_RX));
-        self.set(bit::SINGLE_TX, packet.flags.contains(Flags::SINGLE_TX));
-        self.remember_source(change == RouteChange::Kept, source);
-        let units = u8::try_from(packet.receipt.len / 8).unwrap_or(u8::MAX);
-        self.largest = self.largest.max(units);
         let is_proved = self.is_address_proved() && change != RouteChange::Kept;
         Routed {
-            change,
             moved_from: current.filter(|_| change == RouteChange::Moved),
-            proved_address: is_proved || packet.step.proved(),
+            proved_address: is_proved || packet.proves,
             is_trusted: is_proved || packet.may_move,
         }
     }
 
-    fn is_address_proved(&self) -> bool {
-        self.last_class & bit::PROVED_ADDRESS != 0
+    pub(super) fn is_address_proved(&self) -> bool {
+        self.is_marked(bit::PROVED_ADDRESS)
     }
 
-    /// A challenge to `address` was answered from there. True if the direct route leads there.
-    pub(super) fn prove_address(&mut self, address: SocketAddr) -> bool {
-        let is_present = self.direct_address() == Some(canonical(address));
-        if is_present {
-            self.last_class |= bit::PROVED_ADDRESS;
+    pub(super) fn set_direct_address(&mut self, address: SocketAddr) {
+        match address.ip() {
+            IpAddr::V4(v4) => self.direct_v4 = v4,
+            IpAddr::V6(v6) => self.cold.get_or_insert_default().direct_v6 = Some(v6),
         }
-        is_present
+        self.set(bit::DIRECT_V6, address.is_ipv6());
+        self.set(bit::HAS_DIRECT, true);
+        self.direct_port = address.port();
     }
 
-    fn set_direct(&mut self, source: SocketAddr, packet: &Counting<'_>, change: RouteChange) {
-        if change != RouteChange::Refreshed {
-            match source.ip() {
-                IpAddr::V4(v4) => self.direct_v4 = v4,
-                IpAddr::V6(v6) => self.cold.get_or_insert_default().direct_v6 = Some(v6),
-            }
-            self.set(bit::DIRECT_V6, source.is_ipv6());
-            self.set(bit::HAS_DIRECT, true);
-            self.direct_port = source.port();
+    fn set_direct(&mut self, source: SocketAddr, packet: &Counting<'_>) {
+        if packet.change != RouteChange::Refreshed {
+            self.set_direct_address(source);
             self.set(bit::DIRECT_TRUST_DEVICE | bit::DIRECT_TRUST_VERIFIED, false);
-            self.last_class &= !bit::PROVED_ADDRESS;
+            self.mark(bit::PROVED_ADDRESS, false);
         }
-        if packet.step.proved() && packet.may_move {
-            self.last_class |= bit::PROVED_ADDRESS;
+        if packet.proves_place() {
+            self.mark(bit::PROVED_ADDRESS, true);
         }
         // A refresh never lowers trust; a new route starts without any.
-        if packet.level == Level::Device {
-            self.set(bit::DIRECT_TRUST_DEVICE, true);
+        match packet.trust() {
+            Trust::Network => {}
+            Trust::Device => self.set(bit::DIRECT_TRUST_DEVICE, true),
+            Trust::Verified => self.set(bit::DIRECT_TRUST_VERIFIED, true),
         }
         self.direct_at = packet.receipt.at;
         self.via = packet.receipt.via;
@@ -366,155 +459,29 @@ impl Record {
         self.set(bit::LAST_ROUTE_RELAYED, false);
     }
 
-    fn count_relayed(&mut self, through: Relaying, packet: &Counting<'_>) -> Routed {
+    fn route_through(&mut self, through: Relaying, packet: &Counting<'_>) -> Routed {
         let through = Relaying { address: canonical(through.address), ..through };
+        let change = packet.change;
         let cold = self.cold.get_or_insert_default();
-        let same = cold.relayed.as_ref().map(|route| route.through.same_path(&through));
-        let change = route_change(same, packet.newest, packet.may_move);
-        let moved_from =
-            cold.relayed.as_ref().filter(|_| change == RouteChange::Moved).map(|route| route.through.address);
-        let proved = packet.step.proved();
+        let former = cold.relayed;
         if change != RouteChange::Kept {
-            let trust = Trust::from(packet.level);
-            let kept = cold.relayed.as_ref().filter(|_| change == RouteChange::Refreshed).map(|route| route.trust);
+            let refreshed = former.filter(|_| change == RouteChange::Refreshed);
             cold.relayed = Some(RelayedRoute {
                 through,
                 received_at: packet.receipt.at,
                 sequence: packet.sequence,
-                trust: kept.map_or(trust, |kept| kept.max(trust)),
+                trust: refreshed.map_or(packet.trust(), |route| route.trust.max(packet.trust())),
             });
-            let is_kept = cold.relayed_proved && change == RouteChange::Refreshed;
-            cold.relayed_proved = proved && packet.may_move || is_kept;
+            cold.relayed_proved = packet.proves_place() || cold.relayed_proved && refreshed.is_some();
         }
         let is_proved = cold.relayed_proved && change != RouteChange::Kept;
         if change != RouteChange::Kept {
             self.set(bit::LAST_ROUTE_RELAYED, true);
         }
-        self.remember_source(true, through.address);
-        let is_trusted = is_proved || packet.may_move;
-        Routed { change, moved_from, proved_address: is_proved || proved, is_trusted }
-    }
-
-    fn remember_source(&mut self, elsewhere: bool, source: SocketAddr) {
-        if elsewhere {
-            self.cold.get_or_insert_default().last_source = Some(source);
-        }
-        self.set(bit::LAST_SOURCE_COLD, elsewhere);
-    }
-
-    fn direct_address(&self) -> Option<SocketAddr> {
-        if !self.has(bit::HAS_DIRECT) {
-            return None;
-        }
-        let ip = match self.cold.as_ref().and_then(|cold| cold.direct_v6).filter(|_| self.has(bit::DIRECT_V6)) {
-            Some(v6) => IpAddr::V6(v6),
-            None => IpAddr::V4(self.direct_v4),
-        };
-        Some(SocketAddr::new(ip, self.direct_port))
-    }
-
-    fn direct(&self) -> Option<DirectRoute> {
-        let trust = if self.has(bit::DIRECT_TRUST_VERIFIED) {
-            Trust::Verified
-        } else if self.has(bit::DIRECT_TRUST_DEVICE) {
-            Trust::Device
-        } else {
-            Trust::Network
-        };
-        let address = self.direct_address()?;
-        Some(DirectRoute { address, received_at: self.direct_at, sequence: self.direct_sequence, trust })
-    }
-
-    fn last_packet(&self) -> Option<LastPacket> {
-        let elsewhere = self.cold.as_ref().and_then(|cold| cold.last_source);
-        let source = elsewhere.filter(|_| self.has(bit::LAST_SOURCE_COLD)).or_else(|| self.direct_address())?;
-        (self.count > 0).then_some(LastPacket {
-            packet_type: PacketType(self.last_type),
-            level: if self.has(bit::LAST_DEVICE_LEVEL) { Level::Device } else { Level::Network },
-            sequence: self.last_sequence,
-            gps_time: self.last_gps,
-            received_at: self.last_at,
-            class: [TimeClass::Fresh, TimeClass::NoTime, TimeClass::Old, TimeClass::Future]
-                [usize::from(self.last_class & CLASS)],
-            proved: self.has(bit::LAST_PROVED),
-            source,
-            on_route: self.has(bit::LAST_ON_ROUTE),
-            // The interface bits of Bluetooth mean something else (rule R8).
-            always_rx: self.has(bit::ALWAYS_RX) && !self.has(bit::LAST_RELAYED),
-            single_tx: self.has(bit::SINGLE_TX) && !self.has(bit::LAST_RELAYED),
-        })
-    }
-
-    fn relayed(&self) -> Option<RelayedRoute> {
-        self.cold.as_ref().and_then(|cold| cold.relayed)
-    }
-
-    fn last_route(&self) -> Option<Route> {
-        match self.relayed().filter(|_| self.has(bit::LAST_ROUTE_RELAYED)) {
-            Some(route) => Some(Route::Relayed(route)),
-            None => self.direct().map(Route::Direct),
-        }
-    }
-
-    /// Rule R5: the way downlinks take at `now`.
-    pub(super) fn send_route(&self, now: Timestamp, base: u64) -> Option<SendRoute> {
-        let route = match self.is_heard_directly(now) {
-            true => self.direct().map(Route::Direct),
-            false => self.last_route(),
-        }?;
-        let (via, proved) = match route {
-            Route::Direct(_) => (self.via, self.is_address_proved()),
-            Route::Relayed(_) => (Via::UNKNOWN, self.cold.as_ref().is_some_and(|cold| cold.relayed_proved)),
-        };
-        Some(SendRoute {
-            route,
-            via,
-            network: self.network,
-            largest: u16::from(self.largest) * 8,
-            always_rx: self.has(bit::ALWAYS_RX),
-            single_tx: self.has(bit::SINGLE_TX),
-            heard_at: self.last_at,
-            proved,
-            cursor: self.cursor(base),
-        })
-    }
-
-    /// Whether the route has moved since `cursor`, or may have: that of another epoch or from ahead, and one from before the
-    /// last 65 535 packets unless the route moved after them, are not told.
-    pub(super) fn moved_since(&self, cursor: Cursor, base: u64) -> bool {
-        let present = self.cursor(base);
-        let known = present.epoch == cursor.epoch && cursor.n <= present.n;
-        !known || cursor.n < present.n.saturating_sub(self.since_move.into())
-    }
-
-    /// The position of the last counted packet, in the process whose epochs begin at `base`.
-    pub(super) fn cursor(&self, base: u64) -> Cursor {
-        Cursor { epoch: base | u64::from(self.generation), n: self.count }
-    }
-
-    /// Copies everything out.
-    pub(super) fn snapshot(&self, device_id: DeviceId, base: u64) -> Snapshot {
-        let direct = self.direct();
-        let relayed = self.relayed();
-        let last_route = self.last_route();
-        Snapshot {
-            device_id,
-            cursor: self.cursor(base),
-            registered: self.registered(),
-            first_packet_at: (self.count > 0).then_some(self.first_at),
-            last_packet: self.last_packet(),
-            last_route,
-            direct,
-            relayed,
-            application: self.has(bit::HAS_APPLICATION).then_some(Application {
-                id: self.application_id,
-                version: Version {
-                    major: self.version_major,
-                    minor: self.version_minor,
-                    revision: self.version_revision,
-                    build: self.version_build,
-                },
-            }),
+        Routed {
+            moved_from: former.filter(|_| change == RouteChange::Moved).map(|route| route.through.address),
+            proved_address: is_proved || packet.proves,
+            is_trusted: is_proved || packet.may_move,
         }
     }
 }
@@ -522,6 +489,7 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::Cursor;
 
     #[test]
     fn a_record_stays_small() {
@@ -529,19 +497,26 @@ mod tests {
     }
 
     #[test]
-    fn what_was_before_the_last_65_535_packets_may_have_moved() {
+    fn what_was_before_the_last_65_534_packets_may_have_moved() {
         let mut record = Record::new(0, true);
         let count = |record: &mut Record, port: u16| {
             record.count(&Counting {
                 path: &Path::Direct(SocketAddr::from(([192, 0, 2, 1], port))),
                 step: Step::SameSession,
+                proves: true,
                 class: TimeClass::Fresh,
                 level: Level::Network,
                 packet_type: PacketType::TDF,
                 flags: Flags(0),
                 gps_time: 1,
                 sequence: 1,
-                newest: true,
+                change: match record.direct_address() {
+                    None => RouteChange::First,
+                    Some(present) if present.port() == port => RouteChange::Refreshed,
+                    Some(_) => RouteChange::Moved,
+                },
+                boot: false,
+                answers: false,
                 may_move: true,
                 application: None,
                 network: 0,
@@ -552,13 +527,13 @@ mod tests {
         for port in [1, 1, 2] {
             count(&mut record, port);
         }
-        for _ in 0..65_535 {
+        for _ in 0..65_534 {
             count(&mut record, 2);
         }
         assert_eq!([2, 3].map(|n| moved_since(&record, n)), [true, false]);
         count(&mut record, 2);
         assert_eq!([3, 4].map(|n| moved_since(&record, n)), [true, false], "out of reach");
         count(&mut record, 1);
-        assert_eq!([65_539, 65_540].map(|n| moved_since(&record, n)), [true, false]);
+        assert_eq!([65_538, 65_539].map(|n| moved_since(&record, n)), [true, false]);
     }
 }

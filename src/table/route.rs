@@ -9,6 +9,7 @@ use crate::wire::container::{BtAddress, Entry, RouteInterface};
 use crate::wire::frame::{Level, PacketType};
 use crate::wire::tdf::Version;
 
+use super::contest::{Challenges, Place};
 use super::rules::{RouteChange, Step, TimeClass};
 use super::sending::Release;
 
@@ -24,6 +25,15 @@ pub enum Trust {
 }
 
 impl Trust {
+    /// The one with this number in kept records.
+    pub(super) const fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::Network,
+            1 => Self::Device,
+            _ => Self::Verified,
+        }
+    }
+
     /// The name in every text.
     pub const fn name(self) -> &'static str {
         match self {
@@ -89,10 +99,10 @@ impl Relaying {
         }
     }
 
-    /// Whether both lead to the device over the same relay, interface and Bluetooth address. The relay's own address and
-    /// the signal strength may differ: they do not move the device.
+    /// Whether both lead to the device over the same relay and Bluetooth address, as in [`Place`]. The rest may differ: it
+    /// does not move the device.
     pub fn same_path(&self, other: &Self) -> bool {
-        (self.relay, self.interface, self.bt) == (other.relay, other.interface, other.bt)
+        (self.relay, self.bt) == (other.relay, other.bt)
     }
 }
 
@@ -127,6 +137,14 @@ impl Path {
         }
     }
 
+    /// Where it leads.
+    pub fn place(&self) -> Place {
+        match self {
+            Self::Direct(source) => Place::Direct(canonical(*source)),
+            Self::Relayed(through) => Place::Relayed { relay: through.relay, bt: through.bt },
+        }
+    }
+
     /// The address the datagram came from: the device's, or the relay's.
     pub const fn source(&self) -> SocketAddr {
         match self {
@@ -151,6 +169,14 @@ pub enum Route {
 }
 
 impl Route {
+    /// When the last packet that set or refreshed it arrived.
+    pub const fn received_at(&self) -> Timestamp {
+        match self {
+            Self::Direct(route) => route.received_at,
+            Self::Relayed(route) => route.received_at,
+        }
+    }
+
     /// How the route was proved.
     pub const fn trust(&self) -> Trust {
         match self {
@@ -175,10 +201,14 @@ pub struct LastPacket {
     pub received_at: Timestamp,
     /// Its time class at arrival.
     pub class: TimeClass,
+    /// The step of rule R4 that let it count.
+    pub step: Step,
     /// Whether it cannot be a replay (rule R4).
     pub proved: bool,
     /// The address its datagram came from; the relay's for a relayed packet.
     pub source: SocketAddr,
+    /// Whether it came through a relay.
+    pub relayed: bool,
     /// Whether it came over the route that is now its slot's.
     pub on_route: bool,
     /// The device says it listens all the time.
@@ -215,6 +245,9 @@ pub struct Snapshot {
     pub direct: Option<DirectRoute>,
     /// The relayed slot.
     pub relayed: Option<RelayedRoute>,
+    /// Whether a proved packet that may move a route, or the answer to a challenge, came by the present route of each slot:
+    /// direct, relayed.
+    pub proved: [bool; 2],
     /// What it runs.
     pub application: Option<Application>,
 }
@@ -225,9 +258,36 @@ pub enum Outcome {
     /// It counted.
     Counted(Counted),
     /// It did not: a duplicate, or too old.
-    Refused(Step),
+    Refused(Refused),
     /// Its device is not registered, and only registered ones are served.
     NotRegistered,
+}
+
+/// A packet that did not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The step of rule R4 that refused it.
+    pub step: Step,
+    /// It answers a challenge all the same: a copy of it came from elsewhere before (rule R6).
+    pub answered: Option<Answered>,
+    /// Whom to challenge: a copy of a packet that moved the route came from elsewhere.
+    pub challenges: Challenges,
+}
+
+impl From<Step> for Refused {
+    /// Refused, and nothing else.
+    fn from(step: Step) -> Self {
+        Self { step, answered: None, challenges: Challenges::default() }
+    }
+}
+
+/// What an answered challenge did that a counted packet does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// Where the route of its slot led before it moved. Absent if it led there already.
+    pub moved_from: Option<SocketAddr>,
+    /// There may be something for the device in the outbox, as in [`Counted::expects`].
+    pub expects: bool,
 }
 
 /// What a counted packet did.
@@ -250,4 +310,8 @@ pub struct Counted {
     pub expects: bool,
     /// A proved packet of the device, or the answer to a challenge, came from the address of this one.
     pub proved_address: bool,
+    /// It answers a challenge that was sent to where it came from, which is now the verified route of its slot.
+    pub is_answer: bool,
+    /// Whom to challenge.
+    pub challenges: Challenges,
 }

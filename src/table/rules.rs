@@ -5,6 +5,7 @@
 
 use crate::clock::Timestamp;
 
+use super::kept::KeptSession;
 use super::side::Side;
 
 /// A packet whose time lies at most this far ahead of the gateway's is still fresh, in seconds.
@@ -87,8 +88,22 @@ pub struct Arrival {
     pub entropy: Option<u16>,
     /// A KEY_IDS packet with sequence 0: the sender has just booted.
     pub boot: bool,
+    /// It answers a challenge: it is not too old, however old it is.
+    pub answers: bool,
     /// When it arrived.
     pub at: Timestamp,
+}
+
+impl Arrival {
+    const fn is_exempt(&self) -> bool {
+        self.boot || self.answers
+    }
+
+    /// The time that others are measured against from now on, if it is one: that of a proved packet, or of a fresh answer.
+    pub(super) fn measure(&self, step: Step) -> Option<u32> {
+        let measures = step.proved() || self.answers && self.class == TimeClass::Fresh;
+        measures.then_some(self.gps_time)
+    }
 }
 
 /// The step of rule R4 that decided a packet.
@@ -129,6 +144,28 @@ impl Step {
         matches!(self, Self::Pending | Self::Unproven) || boot && self.counts()
     }
 
+    /// A number for each step by which packets count, below 8.
+    pub(super) const fn code(self) -> u8 {
+        match self {
+            Self::SameSession => 0,
+            Self::NewSession => 1,
+            Self::Late => 2,
+            Self::Pending => 3,
+            Self::Unproven | Self::ExactCopy | Self::BitSet | Self::TooOld => 4,
+        }
+    }
+
+    /// The step with this number.
+    pub(super) const fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::SameSession,
+            1 => Self::NewSession,
+            2 => Self::Late,
+            3 => Self::Pending,
+            _ => Self::Unproven,
+        }
+    }
+
     /// The name in logs.
     pub const fn name(self) -> &'static str {
         match self {
@@ -156,6 +193,22 @@ pub struct Session {
 }
 
 impl Session {
+    /// What of it is kept: `None` before its first packet.
+    pub(super) fn keep(&self) -> Option<KeptSession> {
+        let Self { high_gps, first_gps, high_sequence, .. } = *self;
+        self.is_open().then_some(KeptSession { high_gps, first_gps, high_sequence })
+    }
+
+    /// A session that was kept. Nobody knows any more what was seen of its window: all of it, so that nothing counts twice.
+    pub(super) fn restored(kept: Option<KeptSession>) -> Self {
+        kept.map_or_else(Self::default, |KeptSession { high_gps, first_gps, high_sequence }| Self {
+            window: u64::MAX,
+            high_gps,
+            first_gps,
+            high_sequence,
+        })
+    }
+
     fn is_open(&self) -> bool {
         self.window != 0
     }
@@ -197,7 +250,7 @@ pub fn judge(session: &Session, greatest: u32, side: Option<&Side>, arrival: &Ar
         judge_fresh(session, greatest, pending, arrival)
     } else if pending {
         Step::Pending
-    } else if !arrival.boot && side.is_some_and(|side| !side.is_above_high(arrival)) {
+    } else if !arrival.is_exempt() && side.is_some_and(|side| !side.is_above_high(arrival)) {
         Step::TooOld
     } else {
         Step::Unproven
@@ -220,11 +273,13 @@ fn judge_fresh(session: &Session, greatest: u32, pending: bool, arrival: &Arriva
     if ahead && gps_time >= not_before(SMALL_STEP) {
         return Step::SameSession;
     }
+    // Where what it is measured against lies ahead, the clock was set back since, and nobody knows what is old or a copy.
+    let is_set_back = session.high_gps.max(greatest) > arrival.at.gps().saturating_add(FRESH_AHEAD);
     if recent {
         let seen = session.window >> distance.unsigned_abs() & 1 == 1;
         // A boot is remembered exactly, so this one is no copy: its session starts where the old one did, in the same
         // second. A packet that fits a pending session may be the new boot's, whatever the old one had in its place.
-        if seen && !pending && !arrival.boot {
+        if seen && !pending && !arrival.boot && !is_set_back {
             return Step::BitSet;
         }
         // The boot of this very session, overtaken, is no newer than the first packet of it. A newer boot is another one.
@@ -240,8 +295,8 @@ fn judge_fresh(session: &Session, greatest: u32, pending: bool, arrival: &Arriva
     if pending {
         return Step::Pending;
     }
-    let too_old = gps_time < session.first_gps || !(ahead || recent);
-    if too_old && !arrival.boot { Step::TooOld } else { Step::Unproven }
+    let too_old = !is_set_back && (gps_time < session.first_gps || !(ahead || recent));
+    if too_old && !arrival.is_exempt() { Step::TooOld } else { Step::Unproven }
 }
 
 /// Rule R5: what a counted packet does to the route of its slot.
@@ -251,7 +306,7 @@ pub enum RouteChange {
     First,
     /// From the current address.
     Refreshed,
-    /// From another address, newer than everything before.
+    /// From another address, newer than everything before; or an answer; or nobody answers any more (rule R6).
     Moved,
     /// From another address, and not entitled to move it.
     Kept,

@@ -32,6 +32,7 @@ impl State {
             sequence,
             entropy: Some(entropy as u16),
             boot,
+            answers: false,
             at: Timestamp::from_gps(now),
         };
         let step = judge(&self.session, self.greatest, Some(&self.side), &arrival);
@@ -300,6 +301,7 @@ fn r4_an_absent_entropy_matches_any() {
             sequence: 4,
             entropy,
             boot: false,
+            answers: false,
             at: Timestamp::from_gps(NOW),
         };
         side.advance(Step::Unproven, &arrival(first));

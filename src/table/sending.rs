@@ -18,6 +18,9 @@ use crate::id::{Cursor, DeviceId};
 /// How long after a packet of its own a device is spoken to directly, whatever comes through relays.
 pub const DIRECT_FOR: Duration = Duration::from_secs(300);
 
+/// Downlink sequences left out after a loss: more than are used for a device between two writes of its record.
+pub(super) const LOST: u16 = 1024;
+
 /// The socket and the local address a datagram came in by, as a small number that whoever holds the sockets gives out. Its
 /// answer leaves by the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,23 +61,34 @@ pub enum Release {
 }
 
 impl Release {
-    /// Rule R7. `is_trusted`: the packet may move the route, or the route was proved before. `single_tx`: the sender says that
-    /// nothing follows soon, so that it could not answer a challenge. `is_heard_directly`: within [`DIRECT_FOR`], which bars
+    /// Rule R7. `proves`: the packet cannot be a replay. `is_trusted`: the packet may move the route, or the route was proved
+    /// before. `single_tx`: the sender says that nothing follows soon, so that it could not answer a challenge. `is_heard_directly`: within [`DIRECT_FOR`], which bars
     /// the way through relays.
     pub(super) const fn of(
         step: Step,
+        proves: bool,
         change: RouteChange,
         slot: Slot,
         is_trusted: bool,
         single_tx: bool,
         is_heard_directly: bool,
     ) -> Self {
-        let barred = matches!(slot, Slot::Relayed) && is_heard_directly;
+        let barred = Self::is_barred(slot, is_heard_directly);
         if barred || matches!(change, RouteChange::Kept) || matches!(step, Step::Late) || !step.counts() {
             return Self::No;
         }
         let is_last_word = single_tx && matches!((slot, change), (Slot::Direct, RouteChange::Refreshed));
-        if is_trusted && (step.proved() || is_last_word) { Self::Yes } else { Self::Challenge }
+        if is_trusted && (proves || is_last_word) { Self::Yes } else { Self::Challenge }
+    }
+
+    /// The answer to a challenge releases whatever rule R8 does not bar.
+    pub(super) const fn of_answer(slot: Slot, is_heard_directly: bool) -> Self {
+        if Self::is_barred(slot, is_heard_directly) { Self::No } else { Self::Yes }
+    }
+
+    /// Rule R8: nothing goes through a relay to a device that was heard directly.
+    const fn is_barred(slot: Slot, is_heard_directly: bool) -> bool {
+        matches!(slot, Slot::Relayed) && is_heard_directly
     }
 }
 
@@ -134,7 +148,7 @@ impl RouteTable {
     }
 
     pub(super) fn moved_down(&self, sequence: u16) -> u16 {
-        sequence.wrapping_add(self.down_moved.load(Ordering::Relaxed))
+        sequence.wrapping_add(self.down_lost).wrapping_add(self.down_moved.load(Ordering::Relaxed))
     }
 
     /// Where downlinks to a device go at `now`; `None` for one that was never heard.
@@ -144,15 +158,9 @@ impl RouteTable {
 
     /// Whether the route of a device has moved since the position `cursor`: its first route, a move of either slot, and a
     /// change from direct to relayed or back are moves. True where that is not known: for a position of another epoch, one
-    /// that is yet to come, and one more than 65 535 packets ago. `None` for a device without a record.
+    /// that is yet to come, and one more than 65 534 packets ago. `None` for a device without a record.
     pub fn moved_since(&self, id: DeviceId, cursor: Cursor) -> Option<bool> {
         Some(self.records.get(&id)?.moved_since(cursor, self.epoch_base))
-    }
-
-    /// A challenge to `address` was answered from there: true if the direct route of the device leads there, which is then
-    /// proved.
-    pub fn prove_address(&self, id: DeviceId, address: SocketAddr) -> bool {
-        self.records.get_mut(&id).is_some_and(|mut record| record.prove_address(address))
     }
 }
 
@@ -164,32 +172,33 @@ mod tests {
     fn r7_what_releases_and_what_does_not() {
         use RouteChange::{First, Kept, Moved, Refreshed};
         use Slot::{Direct, Relayed};
-        let release = |step, change| Release::of(step, change, Direct, true, false, true);
+        let of = |step: Step, change, slot, is_trusted, single_tx, is_heard_directly| {
+            Release::of(step, step.proved(), change, slot, is_trusted, single_tx, is_heard_directly)
+        };
+        let release = |step, change| of(step, change, Direct, true, false, true);
         for change in [First, Refreshed, Moved] {
             for step in [Step::SameSession, Step::NewSession] {
                 assert_eq!(release(step, change), Release::Yes);
-                assert_eq!(Release::of(step, change, Relayed, true, false, false), Release::Yes);
-                assert_eq!(Release::of(step, change, Relayed, true, false, true), Release::No, "heard directly");
+                let below = Release::of(step, false, change, Direct, true, false, true);
+                assert_eq!(below, Release::Challenge, "of what may have been forgotten");
+                assert_eq!(of(step, change, Relayed, true, false, false), Release::Yes);
+                assert_eq!(of(step, change, Relayed, true, false, true), Release::No, "heard directly");
                 for slot in [Direct, Relayed] {
-                    assert_eq!(Release::of(step, change, slot, false, true, false), Release::Challenge, "anybody's");
+                    assert_eq!(of(step, change, slot, false, true, false), Release::Challenge, "anybody's");
                 }
             }
             for step in [Step::Unproven, Step::Pending] {
                 assert_eq!(release(step, change), Release::Challenge);
                 let single = if change == Refreshed { Release::Yes } else { Release::Challenge };
-                assert_eq!(Release::of(step, change, Direct, true, true, true), single, "cannot answer one");
-                assert_eq!(
-                    Release::of(step, change, Relayed, true, true, false),
-                    Release::Challenge,
-                    "means another thing"
-                );
+                assert_eq!(of(step, change, Direct, true, true, true), single, "cannot answer one");
+                assert_eq!(of(step, change, Relayed, true, true, false), Release::Challenge, "means another thing");
             }
             for step in [Step::Late, Step::ExactCopy, Step::BitSet, Step::TooOld] {
-                assert_eq!(Release::of(step, change, Direct, true, true, false), Release::No);
+                assert_eq!(of(step, change, Direct, true, true, false), Release::No);
             }
         }
         for step in [Step::SameSession, Step::NewSession, Step::Unproven, Step::Pending, Step::Late] {
-            assert_eq!(Release::of(step, Kept, Direct, true, true, false), Release::No, "from elsewhere");
+            assert_eq!(of(step, Kept, Direct, true, true, false), Release::No, "from elsewhere");
         }
     }
 }

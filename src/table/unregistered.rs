@@ -45,6 +45,16 @@ impl Admission {
         Self { limit: limit.max(1), count: AtomicUsize::new(0), by_age: Mutex::default() }
     }
 
+    /// How many may be kept.
+    pub(super) const fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Begins with the order of those that were restored. Not to be called with a record locked.
+    pub(super) fn settle(&self, heard: impl IntoIterator<Item = (Timestamp, DeviceId)>) {
+        *self.lock() = heard.into_iter().map(Reverse).collect();
+    }
+
     pub(super) fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }

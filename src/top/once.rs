@@ -16,7 +16,11 @@ pub(super) fn snapshot(address: &str, status: &GatewayStatus) -> String {
         let line = format!("{name:<NAME$}{value}").replace(char::is_control, "");
         line + "\n"
     };
-    let all = general(address, status).into_iter().chain(counts(status)).chain(moves(&status.latest_moves));
+    let all = general(address, status)
+        .into_iter()
+        .chain(wrong(status))
+        .chain(counts(status))
+        .chain(moves(&status.latest_moves));
     all.map(line).collect()
 }
 
@@ -27,6 +31,11 @@ fn general(address: &str, status: &GatewayStatus) -> [(String, String); 4] {
         ("started".to_owned(), date_and_time(status.started_at.0)),
         ("now".to_owned(), date_and_time(status.now.0)),
     ]
+}
+
+/// What is wrong, by part; nothing, mostly.
+fn wrong(status: &GatewayStatus) -> impl Iterator<Item = (String, String)> {
+    status.degraded.iter().map(|(part, why)| (format!("degraded {part}"), why.clone()))
 }
 
 fn counts(status: &GatewayStatus) -> Vec<(String, String)> {

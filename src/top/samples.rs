@@ -43,6 +43,7 @@ pub(super) fn status() -> GatewayStatus {
         route_moves: 1503,
         acks_sent: 45_678,
         acks_failed: 0,
+        degraded: BTreeMap::new(),
         devices: Devices {
             total: 20_000,
             unregistered: 12,

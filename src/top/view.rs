@@ -42,8 +42,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, now: Timestamp) {
     if !low {
         head.push(circumstances(model));
     }
-    let error = model.outage.as_ref().map(|outage| outage.error.to_string());
-    let mut notice: Vec<_> = error.iter().flat_map(|error| wrapped(error, width)).map(Line::from).collect();
+    let mut notice: Vec<_> = wrong(model).iter().flat_map(|wrong| wrapped(wrong, width)).map(Line::from).collect();
     notice.truncate(if low { 1 } else { NOTICE });
     let (head_area, rest) = cut_top(area, head.len());
     let (rest, foot_area) = cut_bottom(rest, 1);
@@ -52,6 +51,15 @@ pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, now: Timestamp) {
     draw_body(frame, body, model, now);
     frame.render_widget(Paragraph::new(notice).red(), notice_area);
     frame.render_widget(Paragraph::new(footer(model)), foot_area);
+}
+
+/// Why there is no status, or what the gateway says is wrong with it.
+fn wrong(model: &Model) -> Vec<String> {
+    match (&model.outage, &model.latest) {
+        (Some(outage), _) => vec![outage.error.to_string()],
+        (None, Some(latest)) => latest.status.degraded.iter().map(|(part, why)| format!("{part}: {why}")).collect(),
+        (None, None) => Vec::new(),
+    }
 }
 
 fn draw_body(frame: &mut Frame<'_>, body: Rect, model: &Model, now: Timestamp) {

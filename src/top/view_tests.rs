@@ -201,6 +201,18 @@ device d291_   Enter looks it up, Esc clears
 }
 
 #[test]
+fn what_is_wrong_with_the_gateway_stands_above_the_last_line() {
+    let mut model = running();
+    let degraded = [("records".to_owned(), "no space".to_owned())].into();
+    model.update(Ok(GatewayStatus { degraded, ..status_later() }), after(4000));
+    let screen = screen(&model, after(4000), 80, 24);
+    assert_eq!(screen.lines().nth(22), Some("records: no space"), "{screen}");
+    assert_eq!(style(&model, "records: no space").0, Color::Red);
+    model.update(Ok(status_later()), after(6000));
+    assert!(!self::screen(&model, after(6000), 80, 24).contains("no space"));
+}
+
+#[test]
 fn after_a_restart_there_is_no_rate_until_the_next_answer() {
     let mut model = running();
     let restarted = GatewayStatus { started_at: Time(Timestamp(status_later().now.0.0 - 1000)), ..status_later() };

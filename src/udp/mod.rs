@@ -40,24 +40,34 @@ impl BoundSocket {
     }
 
     fn open(address: SocketAddr, receive_buffer: usize) -> io::Result<Self> {
-        let socket = socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-        socket.set_nonblocking(true)?;
+        let socket = new_socket(address)?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
-            setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
-        } else {
-            setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
         }
-        // The kernel doubles what it is given, in a 32-bit number.
-        let wanted = receive_buffer.min(i32::MAX as usize / 2);
-        if setsockopt(&socket, sockopt::RcvBufForce, &wanted).is_err() {
-            setsockopt(&socket, sockopt::RcvBuf, &wanted)?;
-        }
-        let receive_buffer = getsockopt(&socket, sockopt::RcvBuf)? / 2;
+        prepare(&socket, address)?;
+        let receive_buffer = enlarge(&socket, receive_buffer)?;
         socket.bind(&address.into())?;
         let socket = std::net::UdpSocket::from(socket);
         let address = socket.local_addr()?;
         Ok(Self { socket, address, receive_buffer })
+    }
+
+    /// Takes over a socket that was bound elsewhere, with what has arrived at it. Its options become those of
+    /// [`Self::bind`], but its receive buffer never becomes smaller. An IPv6 socket must take IPv6 only.
+    ///
+    /// # Errors
+    /// The system refuses an option.
+    pub fn adopt(socket: std::net::UdpSocket, receive_buffer: usize) -> io::Result<Self> {
+        let address = socket.local_addr()?;
+        let socket = socket2::Socket::from(socket);
+        prepare(&socket, address)?;
+        // Whoever bound it may have had the right to give more than this process: tried on another socket first.
+        let given = getsockopt(&socket, sockopt::RcvBuf)? / 2;
+        let receive_buffer = match enlarge(&new_socket(address)?, receive_buffer)? {
+            more if more > given => enlarge(&socket, receive_buffer)?,
+            _ => given,
+        };
+        Ok(Self { socket: socket.into(), address, receive_buffer })
     }
 
     /// The address listened on, with the port the system chose if 0 was asked for.
@@ -81,6 +91,31 @@ impl BoundSocket {
     pub fn register(self) -> io::Result<Socket> {
         Ok(Socket { socket: tokio::net::UdpSocket::from_std(self.socket)?, address: self.address })
     }
+}
+
+fn new_socket(address: SocketAddr) -> io::Result<socket2::Socket> {
+    socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))
+}
+
+/// Sets what receiving needs.
+fn prepare(socket: &socket2::Socket, address: SocketAddr) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+    } else {
+        setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?;
+    }
+    Ok(())
+}
+
+/// Asks for a receive buffer; returns what the kernel gave.
+fn enlarge(socket: &socket2::Socket, receive_buffer: usize) -> io::Result<usize> {
+    // The kernel doubles what it is given, in a 32-bit number.
+    let wanted = receive_buffer.min(i32::MAX as usize / 2);
+    if setsockopt(socket, sockopt::RcvBufForce, &wanted).is_err() {
+        setsockopt(socket, sockopt::RcvBuf, &wanted)?;
+    }
+    Ok(getsockopt(socket, sockopt::RcvBuf)? / 2)
 }
 
 /// A bound UDP socket within a runtime, to be shared by one [`Receiver`] and any number of [`Sender`]s.
@@ -250,6 +285,22 @@ mod tests {
         // More than a kernel can count is not an error, and what is given is not invented.
         let vast = BoundSocket::bind(address("[::1]:0"), usize::MAX).unwrap();
         assert!((65_536..1 << 30).contains(&vast.receive_buffer()), "{}", vast.receive_buffer());
+    }
+
+    #[test]
+    fn a_socket_that_is_taken_over_keeps_what_arrived_and_gets_no_smaller_buffer() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to = socket.local_addr().unwrap();
+        std::net::UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"early", to).unwrap();
+        let before = getsockopt(&socket, sockopt::RcvBuf).unwrap() / 2;
+        let small = BoundSocket::adopt(socket.try_clone().unwrap(), 4096).unwrap();
+        assert_eq!((small.address(), small.receive_buffer()), (to, before));
+        let large = BoundSocket::adopt(socket, before + 65_536).unwrap();
+        assert!(large.receive_buffer() >= before, "{} of {before}", large.receive_buffer());
+        assert!(getsockopt(&large.socket, sockopt::Ipv4PacketInfo).unwrap());
+        let mut bytes = [0; 16];
+        assert_eq!(large.socket.recv(&mut bytes).unwrap(), 5);
+        assert_eq!(large.socket.recv(&mut bytes).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

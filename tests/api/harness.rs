@@ -20,6 +20,7 @@ use lastroute::dispatch::{self, Dispatch, DispatchConfig};
 use lastroute::downlink::Downlinks;
 use lastroute::downlink::channel::channel;
 use lastroute::downlink::outbox::OutboxConfig;
+use lastroute::health::Health;
 use lastroute::id::{DeviceId, KeyId};
 use lastroute::ingest::Posts;
 use lastroute::ingest::moves::MoveLog;
@@ -27,7 +28,7 @@ use lastroute::ingest::posts::Mailbox;
 use lastroute::metrics::Counters;
 use lastroute::registry::{Live, Registry};
 use lastroute::table::route::{Outcome, Path};
-use lastroute::table::{Packet, RouteTable, TableConfig};
+use lastroute::table::{Packet, RoutePolicy, RouteTable, TableConfig};
 use lastroute::waiters::{Waiters, WaitersConfig};
 use lastroute::wire::frame::{Flags, Frame, Header, Layout, PacketType};
 use serde_json::Value;
@@ -79,6 +80,7 @@ pub(crate) struct Server {
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) moves: Arc<MoveLog>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) health: Arc<Health>,
     pub(crate) registry: Registry,
     pub(crate) keys: Arc<KeyRing>,
     /// What waits for devices, as ingest has it.
@@ -102,7 +104,7 @@ impl Server {
             counters: Arc::clone(&counters),
         };
         let directory = tempfile::tempdir().unwrap();
-        let clock = Clock::default();
+        let (clock, health) = (Clock::default(), Arc::new(Health::default()));
         let (events, received) = channel();
         let downlinks = Arc::new(Downlinks::new(OutboxConfig::default(), events));
         let live = Live {
@@ -115,7 +117,7 @@ impl Server {
         };
         live.keys.set_network(NETWORK, RootKey::new(NETWORK_ROOT));
         let (keys, cloud_keys) = (Arc::clone(&live.keys), live.cloud_keys.clone());
-        let registry = Registry::open(directory.path(), live, clock).await.unwrap();
+        let registry = Registry::open(directory.path(), live, clock.clone()).await.unwrap();
         let (posts, mailboxes) = Posts::to_threads(1);
         let parts = dispatch::Parts {
             registry: registry.clone(),
@@ -126,7 +128,7 @@ impl Server {
             nonces: Arc::new(OwnNonces::new(&cloud_keys, clock.now())),
             cloud_keys: cloud_keys.clone(),
             events: received,
-            clock,
+            clock: clock.clone(),
             config: DispatchConfig::default(),
         };
         let (dispatch, work) = Dispatch::open(parts).await.unwrap();
@@ -135,14 +137,19 @@ impl Server {
             table: Arc::clone(&table),
             waiters: Arc::clone(&waiters),
             moves: Arc::clone(&moves),
+            traces: Arc::default(),
+            downlinks: Arc::clone(&downlinks),
+            policy: RoutePolicy::default(),
             registry: registry.clone(),
             dispatch,
             definitions: Arc::default(),
             keys: Arc::clone(&keys),
             cloud_keys,
             clock,
+            health: Arc::clone(&health),
             access: setup.access,
             ingest: vec![source],
+            records: Arc::default(),
             config: setup.config,
         }));
         let (shutdown, stop) = watch::channel(false);
@@ -158,6 +165,7 @@ impl Server {
             waiters,
             moves,
             counters,
+            health,
             registry,
             keys,
             downlinks,
@@ -170,6 +178,11 @@ impl Server {
 
     /// A packet of `id` as ingest takes it in.
     pub(crate) fn report(&self, id: DeviceId, sequence: u16) {
+        self.report_by(id, sequence, &Path::Direct("203.0.113.7:6200".parse().unwrap()));
+    }
+
+    /// The same, come by another way.
+    pub(crate) fn report_by(&self, id: DeviceId, sequence: u16, path: &Path) {
         let header = Header {
             packet_type: PacketType::TDF,
             flags: Flags(Flags::ALWAYS_RX),
@@ -183,11 +196,11 @@ impl Server {
         let mut bytes = Vec::new();
         seal_with(&key, &header, Layout::Unversioned, &[], &mut bytes);
         let verified = open_with(&key, Frame::parse(&mut bytes, Layout::Unversioned).unwrap()).unwrap();
-        let path = Path::Direct("203.0.113.7:6200".parse().unwrap());
         let packet = Packet {
             verified: &verified,
-            path: &path,
+            path,
             may_move: true,
+            answers: false,
             application: None,
             network: self.keys.network(NETWORK).unwrap().number,
             receipt: AT.into(),

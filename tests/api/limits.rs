@@ -18,7 +18,7 @@ const SHORT: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(3600);
 
 /// Every deadline so long that a test that waits for it fails.
-fn patient() -> Setup {
+pub(crate) fn patient() -> Setup {
     let mut setup = Setup::default();
     let deadlines = &mut setup.config.deadlines;
     (deadlines.first_byte, deadlines.head, deadlines.idle, deadlines.write) = (LONG, LONG, LONG, LONG);
@@ -97,6 +97,30 @@ async fn a_head_that_never_ends_is_closed_and_the_next_one_on_a_connection_too()
     let mut http2 = server.connect().await;
     http2.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     while !http2.is_closed().await {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_comes_byte_by_byte_has_ten_seconds_and_no_more() {
+    // While it runs, time moves only as told.
+    let (_hold, held) = std::sync::mpsc::channel::<()>();
+    tokio::task::spawn_blocking(move || held.recv());
+    let server = Server::start(Setup::default()).await;
+    let (mut in_time, mut too_slow) = (server.connect().await, server.connect().await);
+    let bytes = b"GET /health HTTP/1.1\r\nhost: 127.0.0.1\r\n";
+    for second in 0..9 {
+        for client in [&mut in_time, &mut too_slow] {
+            client.send(&bytes[second..=second]).await;
+        }
+        // Lets the server see the byte before the time goes on.
+        assert_eq!(server.get("/health", "").await.status, 200);
+        advance(Duration::from_secs(1)).await;
+    }
+    in_time.send(&[&bytes[9..], b"\r\n"].concat()).await;
+    assert_eq!(in_time.answer(false).await.status, 200);
+    too_slow.send(&bytes[9..10]).await;
+    assert_eq!(server.get("/health", "").await.status, 200);
+    advance(Duration::from_secs(1)).await;
+    assert!(too_slow.is_closed().await, "though it never rested");
 }
 
 #[tokio::test]

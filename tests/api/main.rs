@@ -4,10 +4,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail where a test would")]
 
 mod access;
+mod bodies;
+mod bombs;
 mod contract;
+mod crowds;
 mod device_keys;
 mod devices;
 mod events;
+mod explain;
+mod floods;
 mod gateway;
 mod harness;
 mod limits;
@@ -19,6 +24,7 @@ mod outcomes;
 mod records;
 mod routes;
 mod scopes;
+mod smuggling;
 mod states;
 mod unregistered;
 mod waiting;

@@ -311,6 +311,27 @@ async fn a_packet_that_is_no_call_has_a_path_of_its_own() {
 }
 
 #[tokio::test]
+async fn the_types_of_packets_are_described_as_they_are_taken() {
+    let server = site().await;
+    let described = server.read("/openapi.json").await;
+    let parts = described["components"]["schemas"]["NewDownlink"]["allOf"].as_array().unwrap();
+    let fits = parts.iter().find_map(|part| part["properties"]["packetType"]["oneOf"].as_array()).unwrap();
+    let send = format!("/device/deviceId/{DEVICE}/downlink");
+    for packet_type in 0..=256_u64 {
+        let body = json!({"packetType": packet_type, "payload": "AAEC", "sendWaitTimeoutMs": MINUTE_MS});
+        let answer = server.send("POST", &send, &body).await;
+        if answer.status == 201 {
+            server.delete(&format!("/downlink/{}", text(&answer.json(), "id"))).await;
+        }
+        let is_described = fits.iter().any(|one| match &one["enum"] {
+            Value::Array(values) => values.contains(&json!(packet_type)),
+            _ => (one["minimum"].as_u64().unwrap()..=one["maximum"].as_u64().unwrap()).contains(&packet_type),
+        });
+        assert_eq!(answer.status, if is_described { 201 } else { 400 }, "{packet_type}");
+    }
+}
+
+#[tokio::test]
 async fn a_list_has_every_filter_and_order_and_the_latest_first() {
     let server = site().await;
     let mut made = Vec::new();

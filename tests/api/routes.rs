@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use lastroute::api::access::Access;
+use lastroute::health::Part;
 use lastroute::id::DeviceId;
 use serde_json::{Value, json};
 
@@ -21,6 +22,26 @@ async fn both_probes_answer() {
     let server = Server::start(Setup::default()).await;
     assert_eq!(server.get("/health", "").await.json(), json!({"health": "ok"}));
     assert_eq!(server.get("/readyz", "").await.json(), json!({"ready": true}));
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_told_in_every_place_for_as_long_as_it_lasts() {
+    let server = Server::start(Setup::default()).await;
+    server.health.degrade(Part::Records, "no space");
+    let degraded = json!({"records": "no space"});
+    assert_eq!(server.get("/readyz", "").await.json(), json!({"ready": true, "degraded": degraded}));
+    let packed = server.get("/readyz", MESSAGE_PACK).await;
+    assert_eq!((packed.status, packed.header("content-type")), (200, Some("application/msgpack")));
+    assert_eq!(rmp_serde::from_slice::<Value>(&packed.body).unwrap(), json!({"ready": true, "degraded": degraded}));
+    assert_eq!(server.get("/gateway", "").await.json()["degraded"], degraded);
+    let metrics = async || String::from_utf8(server.get("/metrics", "").await.body).unwrap();
+    let of = |part: &str, value: &str| format!("\nlastroute_degraded{{part=\"{part}\"}} {value}\n");
+    let text = metrics().await;
+    assert!(text.contains(&of("records", "1")) && text.contains(&of("clock", "0")), "{text}");
+    assert!(server.health.recover(Part::Records));
+    assert_eq!(server.get("/readyz", "").await.json(), json!({"ready": true}));
+    assert_eq!(server.get("/gateway", "").await.json()["degraded"], json!({}));
+    assert!(metrics().await.contains(&of("records", "0")));
 }
 
 #[tokio::test]

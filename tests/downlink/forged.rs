@@ -6,7 +6,7 @@ use lastroute::wire::frame::Level;
 use serde_json::json;
 
 use crate::hand::{Down, Hand};
-use crate::harness::{ECHO, Gateway, request_id};
+use crate::harness::{ECHO, Gateway, eventually, request_id};
 
 fn is_echo(down: &Down) -> bool {
     down.call().is_some_and(|(_, command, _)| command == ECHO)
@@ -49,6 +49,11 @@ async fn a_call_that_has_not_left_cannot_be_answered() {
             // In the name of the device, whoever is called.
             forger.answer(Level::Network, request_id, ECHO, b"forged").await;
             forged.push(id);
+            // Before the next call: this packet of the device must not take that with it.
+            eventually("the answer is looked at", async || {
+                gateway.api.get("/gateway").await["datagrams"]["accepted"].as_u64() >= Some(forged.len() as u64)
+            })
+            .await;
         }
     }
     // What came before is written down by the time that two calls after it are answered.

@@ -229,6 +229,7 @@ fn status(table: &Table) -> GatewayStatus {
         route_moves: 0,
         acks_sent: 0,
         acks_failed: 0,
+        degraded: BTreeMap::new(),
         devices: Devices {
             total: table.devices.len() as u64,
             unregistered: 0,

@@ -49,6 +49,23 @@ impl Gateway {
     /// A gateway with the networks and devices of `tables`, `network_key` in the file network.key, and its clock moved by
     /// `offset` seconds. It listens on free ports of loopback unless `more` says otherwise.
     pub(crate) fn start_with(more: &str, tables: &str, network_key: &str, offset: i64) -> Self {
+        Self::start_changed(more, tables, network_key, offset, |_| {})
+    }
+
+    /// As [`Self::start`], with this clock.
+    pub(crate) fn start_at(clock: Clock) -> Self {
+        let key = base64::engine::general_purpose::STANDARD.encode(NETWORK_KEY);
+        let network = "[[network]]\nid = \"000a17\"\nkey-file = \"network.key\"\n";
+        Self::start_changed("", network, &key, 0, |config| config.clock = clock)
+    }
+
+    fn start_changed(
+        more: &str,
+        tables: &str,
+        network_key: &str,
+        offset: i64,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let data = tempfile::tempdir().unwrap();
         std::fs::write(data.path().join("network.key"), network_key).unwrap();
         let udp = if more.contains("udp-listen") { "" } else { "udp-listen = \"127.0.0.1:0\"\n" };
@@ -58,7 +75,9 @@ impl Gateway {
         std::fs::write(&file, text).unwrap();
         let config = Some(file.to_str().unwrap().to_owned());
         let flags = Flags { config, clock_offset: offset, ..Flags::default() };
-        let app = App::start(Config::load(&flags, []).unwrap()).unwrap();
+        let mut config = Config::load(&flags, []).unwrap();
+        change(&mut config);
+        let app = App::start(config).unwrap();
         Self { udp: app.udp().to_vec(), http: app.http(), app: Some(app), flags, _data: data }
     }
 
@@ -98,13 +117,27 @@ pub(crate) struct Device {
 
 impl Device {
     pub(crate) async fn new(id: u64, gateway: &Gateway) -> Self {
-        let socket = connected(gateway.udp[0]).await;
-        Self { id: DeviceId(id), socket, clock: Clock::default(), sequence: 0 }
+        Self::towards(gateway.udp[0], id).await
+    }
+
+    /// One that speaks to a gateway at this address.
+    pub(crate) async fn towards(gateway: SocketAddr, id: u64) -> Self {
+        Self { id: DeviceId(id), socket: connected(gateway).await, clock: Clock::default(), sequence: 0 }
     }
 
     /// Goes on from another port, and speaks to and hears from `gateway` only.
     pub(crate) async fn rebind(&mut self, gateway: SocketAddr) {
         self.socket = connected(gateway).await;
+    }
+
+    /// Has this clock.
+    pub(crate) fn at(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+
+    /// So many milliseconds go by for it.
+    pub(crate) fn pass(&self, milliseconds: i64) {
+        self.clock.set_system(milliseconds);
     }
 
     /// Has sent as many packets already.
@@ -142,6 +175,11 @@ impl Device {
 
     pub(crate) async fn send(&self, bytes: &[u8]) {
         self.socket.send(bytes).await.unwrap();
+    }
+
+    /// How many downlinks have arrived and nobody received.
+    pub(crate) fn arrived(&self) -> u64 {
+        std::iter::repeat_with(|| self.socket.try_recv(&mut [0; 2048])).take_while(Result::is_ok).count() as u64
     }
 
     /// Whether no downlink has arrived.

@@ -3,6 +3,8 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod attack;
+mod clock;
+mod explain;
 mod fleet;
 mod following;
 mod gateway;
@@ -11,6 +13,7 @@ mod keys;
 mod messages;
 mod process;
 mod registering;
+mod service;
 mod simulate;
 mod top;
 mod transfer;

@@ -147,7 +147,11 @@ async fn captured_firmware_traffic_comes_out_right() {
             let (device_key, asks) = (bytes[2] & 0x80 != 0, bytes[2] & 0x40 != 0);
             assert_eq!(seen["packet"]["level"], json!(if device_key { "device" } else { "network" }), "{place}");
             if asks {
-                let ack = device.receive_bytes().await;
+                let mut ack = device.receive_bytes().await;
+                // A device without time is told it once after its boot, by a challenge (rule R6).
+                if ack[0] == PacketType::ECHO_REQ.0 {
+                    ack = device.receive_bytes().await;
+                }
                 assert_eq!((ack.len(), ack[0], ack[2]), (40, PacketType::ACK.0, bytes[2] & 0x80), "{place}");
             }
             assert_eq!(seen["lastRoute"]["udp"]["address"], json!(device.address().to_string()), "{place}");
@@ -155,7 +159,7 @@ async fn captured_firmware_traffic_comes_out_right() {
         let state = client.get(&format!("/device/deviceId/{id}/state")).await;
         assert_eq!(state.status, StatusCode::OK, "{state:?}");
         assert_eq!(state.json()["lastRouteUdpAddress"], json!(device.address().to_string()));
-        assert!(device.nothing_came(), "{}", run["name"]);
+        assert!(device.arrived() <= 1, "{}: nothing came but a challenge to a device without time", run["name"]);
         gateway.stop().await;
     }
 }

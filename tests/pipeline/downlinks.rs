@@ -133,7 +133,8 @@ fn what_is_late_from_elsewhere_or_a_copy_releases_nothing() {
     assert_eq!(gateway.sent(&tdf(9), home()), [], "late");
     assert_eq!(gateway.replies(&tdf(10), home()), (Disposition::Duplicate, vec![]));
     let recorded = without_time(PacketType::TDF, 3, 0, &[]);
-    assert_eq!(gateway.sent(&recorded, elsewhere()), [], "may be a recording, and from elsewhere");
+    let sent = gateway.sent(&recorded, elsewhere());
+    assert_eq!(kinds(&sent), [DownlinkKind::Echo], "may be a recording, and from elsewhere");
     assert!(gateway.events().is_empty());
     assert_eq!(payloads(&gateway.sent(&tdf(11), home())), [b"x"]);
 }
@@ -143,8 +144,8 @@ fn r1_under_a_strict_policy_a_packet_that_may_not_move_the_route_releases_nothin
     let mut gateway = Gateway::new(RoutePolicy::Strict, &TableConfig::default());
     gateway.disposition(&tdf(10), home());
     gateway.expect(intent(1, b"x"));
-    assert_eq!(gateway.sent(&tdf(11), elsewhere()), []);
-    assert_eq!(gateway.sent(&tdf(12), home()).len(), 1);
+    assert_eq!(kinds(&gateway.sent(&tdf(11), elsewhere())), [DownlinkKind::Echo]);
+    assert_eq!(kinds(&gateway.sent(&tdf(12), home())), [DownlinkKind::Echo], "anybody in the network can have sent it");
 }
 
 #[test]
@@ -186,7 +187,7 @@ fn what_may_be_a_recording_releases_once_the_device_has_answered_from_there() {
     let forged = without_time(PacketType::ECHO_RSP, 3, 0, &[7; 8]);
     assert_eq!(gateway.sent(&forged, home()), []);
     let from_elsewhere = without_time(PacketType::ECHO_RSP, 4, 0, &cookie);
-    assert_eq!(gateway.sent(&from_elsewhere, elsewhere()), []);
+    assert_eq!(kinds(&gateway.sent(&from_elsewhere, elsewhere())), [DownlinkKind::Echo], "with another cookie");
     assert!(gateway.events().is_empty() && !gateway.core.table.send_route(DEVICE, gateway.now).unwrap().proved);
     let answer = without_time(PacketType::ECHO_RSP, 5, 0, &cookie);
     assert_eq!(payloads(&gateway.sent(&answer, home())), [b"x"]);
@@ -194,13 +195,18 @@ fn what_may_be_a_recording_releases_once_the_device_has_answered_from_there() {
 }
 
 #[test]
-fn a_challenge_is_sent_only_while_something_waits() {
+fn r6_a_device_without_time_is_challenged_once_where_it_is_and_again_while_something_waits() {
     let mut gateway = Gateway::default();
-    assert_eq!(gateway.sent(&without_time(PacketType::TDF, 1, 0, &[]), home()), []);
+    let sent = |gateway: &mut Gateway, sequence| {
+        gateway.now = gateway.now.after(std::time::Duration::from_secs(10));
+        kinds(&gateway.sent(&without_time(PacketType::TDF, sequence, 0, &[]), home()))
+    };
+    assert_eq!(sent(&mut gateway, 1), [DownlinkKind::Echo], "it needs the time");
+    assert_eq!((sent(&mut gateway, 2), sent(&mut gateway, 3)), (vec![], vec![]));
     gateway.expect(intent(1, b"x"));
-    assert_eq!(kinds(&gateway.sent(&without_time(PacketType::TDF, 2, 0, &[]), home())), [DownlinkKind::Echo]);
-    gateway.now = gateway.now.after(std::time::Duration::from_secs(10));
-    assert_eq!(kinds(&gateway.sent(&without_time(PacketType::TDF, 3, 0, &[]), home())), [DownlinkKind::Echo]);
+    for sequence in 4..6 {
+        assert_eq!(sent(&mut gateway, sequence), [DownlinkKind::Echo]);
+    }
 }
 
 /// An acknowledgement of 40 bytes, a challenge of 46, a question of 60, messages of 138: as far as three times its length goes.
@@ -460,7 +466,7 @@ fn a_device_that_asks_for_data_gets_it_where_it_is_proved_to_be() {
     let mut ready = Vec::new();
     DataAck { request_id: 42, offsets: vec![] }.encode(&mut ready);
     let recorded = without_time(PacketType::RPC_DATA_ACK, 1, 0, &ready);
-    assert_eq!(gateway.sent(&recorded, elsewhere()), []);
+    assert_eq!(kinds(&gateway.sent(&recorded, elsewhere())), [DownlinkKind::Echo]);
     let asking = |sequence| uplink(&header(PacketType::RPC_DATA_ACK, Level::Network, DEVICE, sequence), &ready);
     gateway.core.downlinks.allowance.start(NOW + 1);
     assert_eq!(gateway.sent(&asking(2), home()), [], "nothing may be sealed, so it asks again");
@@ -472,6 +478,33 @@ fn a_device_that_asks_for_data_gets_it_where_it_is_proved_to_be() {
     assert_eq!(Data::parse(&payload), Some(Data { request_id: 42, offset: 0, data: &data }));
     // Types that are legal both ways are known by their nonce when they come back.
     assert_eq!(gateway.disposition(&sent[0].bytes, elsewhere()), Disposition::Reflected);
+}
+
+#[test]
+fn r1_under_a_strict_policy_data_is_not_for_another_member_of_the_network_that_asks_for_it_from_elsewhere() {
+    let mut gateway = Gateway::new(RoutePolicy::Strict, &TableConfig::default());
+    gateway.expect(call(42, Some(DataPhase::Towards { data: (0..100).collect(), ack_period: 1 })));
+    let of_device = uplink(&header(PacketType::TDF, Level::Device, DEVICE, 1), &[]);
+    assert_eq!(kinds(&gateway.sent(&of_device, home())), [DownlinkKind::Intent]);
+    let mut ready = Vec::new();
+    DataAck { request_id: 42, offsets: vec![] }.encode(&mut ready);
+    let asking = |level, sequence| uplink(&header(PacketType::RPC_DATA_ACK, level, DEVICE, sequence), &ready);
+    assert_eq!(kinds(&gateway.sent(&asking(Level::Network, 2), elsewhere())), [DownlinkKind::Echo]);
+    assert_eq!(gateway.sent(&asking(Level::Network, 3), elsewhere()), []);
+    assert_eq!(kinds(&gateway.sent(&asking(Level::Device, 4), home())), [DownlinkKind::Data]);
+}
+
+#[test]
+fn a_device_without_time_gets_the_data_it_asks_for_once_it_is_proved_to_be_there() {
+    let mut gateway = Gateway::default();
+    gateway.sent(&tdf(1), home());
+    gateway.expect(call(42, Some(DataPhase::Towards { data: (0..100).collect(), ack_period: 1 })));
+    gateway.sent(&tdf(2), home());
+    let mut ready = Vec::new();
+    DataAck { request_id: 42, offsets: vec![] }.encode(&mut ready);
+    let asking = |sequence| without_time(PacketType::RPC_DATA_ACK, sequence, 0, &ready);
+    assert!(kinds(&gateway.sent(&asking(3), home())).contains(&DownlinkKind::Data));
+    assert_eq!(kinds(&gateway.sent(&asking(4), elsewhere())), [DownlinkKind::Echo]);
 }
 
 #[test]

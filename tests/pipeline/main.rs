@@ -2,10 +2,14 @@
 #![cfg(feature = "server")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod attacks;
+mod device;
 mod downlinks;
+mod flips;
 mod questions;
 mod relays;
 mod threads;
+mod worked;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -61,7 +65,7 @@ struct Gateway {
 }
 
 /// What the gateway sends.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Answer {
     to: SocketAddr,
     via: Via,
@@ -89,6 +93,7 @@ impl Gateway {
             policy,
             refusals: RefusalLog::default(),
             moves: Arc::default(),
+            traces: Arc::default(),
         });
         Self { pipeline: Pipeline::new(core.clone()), core, now, events }
     }
@@ -181,7 +186,7 @@ fn who_listens_to_an_organisation_hears_of_what_its_devices_count() {
 }
 
 #[test]
-fn every_flipped_bit_is_refused_by_name_and_never_answered() {
+fn r0_every_flipped_bit_is_refused_by_name_and_never_answered() {
     for level in [Level::Network, Level::Device] {
         let mut gateway = Gateway::default();
         let mut asking = header(PacketType::TDF, level, DEVICE, 1);
@@ -207,7 +212,7 @@ fn every_flipped_bit_is_refused_by_name_and_never_answered() {
 }
 
 #[test]
-fn short_and_oversize_datagrams_are_refused_by_name() {
+fn r0_short_and_oversize_datagrams_are_refused_by_name() {
     let mut gateway = Gateway::default();
     for len in 0..38 {
         assert_eq!(gateway.disposition(&vec![0x7f; len], home()), Disposition::Short, "{len}");
@@ -354,7 +359,9 @@ fn a_counted_packet_wakes_its_waiters_and_others_do_not() {
     let woken = |gateway: &Gateway| gateway.core.waiters.woken();
     gateway.disposition(&tdf(1), home());
     assert_eq!((woken(&gateway), poll().is_pending()), (1, true));
-    gateway.disposition(&tdf(1), elsewhere());
+    let (copy, sent) = gateway.replies(&tdf(1), elsewhere());
+    assert_eq!(copy, Disposition::Duplicate);
+    assert!(sent.iter().all(|answer| answer.kind == DownlinkKind::Echo), "both are asked");
     gateway.disposition(&uplink(&header(PacketType::TDF, Level::Network, RELAY, 1), &[]), home());
     assert_eq!(woken(&gateway), 1);
     gateway.disposition(&tdf(2), home());

@@ -263,3 +263,19 @@ fn r8_readings_of_another_device_set_its_application_if_it_is_registered_and_giv
     assert_eq!(gateway.core.table.snapshot(stranger), None);
     assert_eq!(gateway.snapshot(DEVICE).application, None);
 }
+
+#[test]
+fn r1_under_a_strict_policy_the_word_of_a_relay_moves_no_route_of_a_device_whose_key_is_known() {
+    for (policy, is_moved) in [(RoutePolicy::Newest, true), (RoutePolicy::Strict, false)] {
+        let mut gateway = Gateway::new(policy, &TableConfig::default());
+        for sequence in [1, 2] {
+            let opened = header(PacketType::TDF, Level::Device, DEVICE, sequence);
+            let bt = BtAddress { kind: 1, bytes: [sequence as u8; 6] };
+            let entry = Entry { bt: Some(bt), ..entry(Content::Opened { header: opened, payload: &[] }) };
+            assert_eq!(gateway.disposition(&container(&[entry], &[], sequence), home()), Disposition::Accepted);
+            assert_eq!(gateway.entries(Disposition::Accepted), u64::from(sequence));
+        }
+        let route = gateway.snapshot(DEVICE).relayed.unwrap();
+        assert_eq!((route.through.bt.unwrap().bytes[0] == 2, route.trust), (is_moved, Trust::Device));
+    }
+}

@@ -96,6 +96,7 @@ impl Site {
             verified: &verified,
             path: &path,
             may_move: true,
+            answers: false,
             application: None,
             network: 0,
             receipt: at.into(),

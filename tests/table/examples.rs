@@ -215,7 +215,7 @@ fn r4_a_duplicate_changes_nothing() {
         (fresh(1, from(1000)), Step::BitSet),
         (Sent::new(NO_TIME_START, 9, from(2000)), Step::ExactCopy),
     ] {
-        assert_eq!(sent.record(&table, at(2)), Outcome::Refused(step));
+        assert_eq!(sent.record(&table, at(12)), Outcome::Refused(step.into()));
         assert_eq!(snapshot(&table), before);
     }
 }
@@ -227,7 +227,7 @@ fn r4_an_unproven_packet_counts_again_after_16_others_and_moves_nothing() {
     for number in 0..16 {
         hear_now(&table, unproven(number, from(1000)), 1);
     }
-    assert_eq!(unproven(0, from(2000)).record(&table, at(1)), Outcome::Refused(Step::ExactCopy));
+    assert_eq!(unproven(0, from(2000)).record(&table, at(12)), Outcome::Refused(Step::ExactCopy.into()));
     hear_now(&table, unproven(16, from(1000)), 1);
     assert_eq!(counted(unproven(0, from(2000)).record(&table, at(1))), (Step::Unproven, RouteChange::Kept));
 }
@@ -244,7 +244,7 @@ fn r4_an_unproven_packet_is_remembered_as_long_as_it_is_fresh() {
     assert_eq!(counted(unproven.record(&table, at(200))).0, Step::Unproven);
     for second in [400, 449, 450] {
         hear_now(&table, Sent { sequence: second - 200, ..newest(second) }, second);
-        assert_eq!(unproven.record(&table, at(second.into())), Outcome::Refused(Step::ExactCopy), "{second}");
+        assert_eq!(unproven.record(&table, at(second.into())), Outcome::Refused(Step::ExactCopy.into()), "{second}");
     }
 }
 
@@ -321,7 +321,15 @@ fn r5_a_relay_that_moves_does_not_move_its_devices() {
         let sent = fresh(second, Way::Relayed(90));
         let outcome = open(&sent.header(), lastroute::auth::keys::Interface::BtGatt, |verified| {
             let (path, at) = (&Path::Relayed(through), at(u32::from(second)));
-            table.record(&Packet { verified, path, may_move: false, application: None, network: 0, receipt: at.into() })
+            table.record(&Packet {
+                verified,
+                path,
+                may_move: false,
+                answers: false,
+                application: None,
+                network: 0,
+                receipt: at.into(),
+            })
         });
         let expected = if second == 1 { RouteChange::First } else { RouteChange::Refreshed };
         assert_eq!(counted(outcome).1, expected);
@@ -404,6 +412,6 @@ fn devices_are_counted_by_when_they_were_heard() {
 fn a_packet_that_does_not_count_is_not_heard() {
     let table = allowing(10);
     hear(&table, fresh(0, from(1000)));
-    assert_eq!(fresh(0, from(1000)).record(&table, at(200)), Outcome::Refused(Step::BitSet));
+    assert_eq!(fresh(0, from(1000)).record(&table, at(200)), Outcome::Refused(Step::BitSet.into()));
     assert_eq!(table.ages(at(400)), Ages { within_5m: 0, within_1h: 1, within_24h: 1 });
 }

@@ -1,13 +1,21 @@
 //! The route table from outside: named examples, and random histories against an oracle that forgets nothing.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are plain functions")]
 
+mod clock_steps;
+mod contests;
 mod copies;
 mod examples;
+mod fleet;
+mod histories;
+mod kept;
 mod listing;
 mod oracle;
+mod oracle_challenges;
+mod pair;
 mod random;
 mod removal;
 mod sending;
+mod sent;
 
 use std::net::SocketAddr;
 
@@ -84,13 +92,22 @@ impl Sent {
     }
 
     fn record(&self, table: &RouteTable, at: Timestamp) -> Outcome {
+        self.take(table, false, at)
+    }
+
+    /// As [`Self::record`], with the cookie that was sent to where it comes from.
+    fn record_answer(&self, table: &RouteTable, at: Timestamp) -> Outcome {
+        self.take(table, true, at)
+    }
+
+    fn take(&self, table: &RouteTable, answers: bool, at: Timestamp) -> Outcome {
         let header = self.header();
         let path = self.path();
         let record = |verified: &Verified<'_>| {
             let application = self.application.map(application);
             let (may_move, network) = (self.may_move, self.network);
             let receipt = Receipt { at, via: self.via, len: self.len };
-            table.record(&Packet { verified, path: &path, may_move, application, network, receipt })
+            table.record(&Packet { verified, path: &path, may_move, answers, application, network, receipt })
         };
         match self.way {
             Way::Direct(_) => open(&header, Interface::Udp, |verified| record(verified)),
@@ -105,9 +122,15 @@ impl Sent {
     fn path(&self) -> Path {
         match self.way {
             Way::Direct(source) => Path::Direct(source),
-            Way::Relayed(relay) => Path::Relayed(through(relay, Level::Device)),
-            Way::OnWordOf(relay, level) => Path::Relayed(through(relay, level)),
+            Way::Relayed(relay) => Path::Relayed(self.through(relay, Level::Device)),
+            Way::OnWordOf(relay, level) => Path::Relayed(self.through(relay, level)),
         }
+    }
+
+    /// The relay hears every second packet over a connection.
+    fn through(&self, relay: u64, level: Level) -> Relaying {
+        let interface = if self.sequence.is_multiple_of(2) { RouteInterface::BtCentral } else { RouteInterface::BtAdv };
+        Relaying { interface, ..through(relay, level) }
     }
 
     fn header(&self) -> Header {

@@ -44,6 +44,15 @@ fn hear(table: &RouteTable, sent: Sent) -> Counted {
     counted
 }
 
+/// The same for the answer to a challenge, which is sent first.
+fn answer(table: &RouteTable, sent: Sent) -> Counted {
+    assert!(table.may_ask(ID, &sent.path().place(), at(sent.sequence)));
+    let outcome = sent.record_answer(table, at(sent.sequence));
+    let Outcome::Counted(counted) = outcome else { panic!("{outcome:?}") };
+    assert!(counted.is_answer);
+    counted
+}
+
 fn route(table: &RouteTable, second: u16) -> SendRoute {
     table.send_route(ID, at(second)).unwrap()
 }
@@ -85,8 +94,8 @@ fn r1_a_route_that_the_policy_does_not_trust_releases_once_it_is_proved() {
     assert_eq!(release(doubtful(1, from(1000))), Release::Challenge, "the first may be anybody's");
     assert_eq!(release(doubtful(2, from(1000))), Release::Challenge, "and what follows it");
     assert!(!route(&table, 2).proved);
-    assert!(table.prove_address(ID, SocketAddr::from(([192, 0, 2, 1], 1000))));
-    assert_eq!(release(doubtful(3, from(1000))), Release::Yes, "a challenge was answered from there");
+    assert_eq!(answer(&table, doubtful(3, from(1000))).release, Release::Yes);
+    assert_eq!(release(doubtful(4, from(1000))), Release::Yes, "a challenge was answered from there");
     assert_eq!(release(doubtful(400, Way::Relayed(90))), Release::Challenge);
     assert_eq!(release(fresh(401, Way::Relayed(90))), Release::Yes);
     assert_eq!(release(doubtful(402, Way::Relayed(90))), Release::Yes);
@@ -163,16 +172,35 @@ fn downlinks_begin_half_of_all_sequences_beyond_the_first_of_the_device() {
 #[test]
 fn downlinks_begin_further_where_the_time_may_have_been_used_before() {
     let table = table();
+    table.register(ID, at(0));
     table.move_down_sequences(2048);
     hear(&table, fresh(1, from(1000)));
     assert_eq!(table.next_downlink_sequence(ID), Some(1 + 32_768 + 2048));
 }
 
 #[test]
+fn what_moves_sequences_never_moves_them_to_those_of_another_generation() {
+    let mut begun = std::collections::HashSet::new();
+    for (losses, turns) in [(0, 0), (1, 0), (1, 1), (2, 1), (5, 1)] {
+        let table = RouteTable::new(&TableConfig { losses, ..TableConfig::default() });
+        table.move_down_sequences(1024 * turns);
+        for generation in 0..8 {
+            hear(&table, fresh(1, from(1000)));
+            for _ in 0..60 {
+                let sequence = table.next_downlink_sequence(ID).unwrap();
+                assert!(begun.insert(sequence), "{sequence} again: {losses}, {turns}, {generation}");
+            }
+            table.register(ID, at(1));
+            assert!(table.deregister(ID));
+        }
+    }
+}
+
+#[test]
 fn a_record_that_follows_a_forgotten_one_uses_none_of_its_sequences_in_the_same_second() {
     let table = table();
     let mut used = std::collections::HashSet::new();
-    for sequence in 1..10 {
+    for sequence in 1..40 {
         table.register(ID, at(1));
         hear(&table, Sent { sequence, ..fresh(1, from(1000)) });
         for _ in 0..100 {
@@ -180,6 +208,21 @@ fn a_record_that_follows_a_forgotten_one_uses_none_of_its_sequences_in_the_same_
         }
         assert!(table.deregister(ID));
     }
+}
+
+#[test]
+fn a_device_that_was_forgotten_and_is_registered_then_uses_none_of_its_sequences_in_the_same_second() {
+    let table = RouteTable::new(&TableConfig { unregistered_limit: 1, ..TableConfig::default() });
+    let mut used = std::collections::HashSet::new();
+    let mut speak = || {
+        hear(&table, fresh(1, from(1000)));
+        assert!((0..100).all(|_| used.insert(table.next_downlink_sequence(ID).unwrap())));
+    };
+    speak();
+    hear(&table, Sent { device: 2, ..fresh(1, from(2000)) });
+    assert!(table.snapshot(ID).is_none(), "made room");
+    table.register(ID, at(1));
+    speak();
 }
 
 #[test]
@@ -212,14 +255,11 @@ fn a_way_back_leads_where_the_last_datagram_of_the_route_came_in() {
 #[test]
 fn an_address_is_proved_by_a_packet_that_is_or_by_an_answer_from_there() {
     let table = table();
-    let address = |port| SocketAddr::from(([192, 0, 2, 1], port));
-    assert!(!hear(&table, without_time(1, from(1000))).proved_address);
-    assert!(!table.prove_address(ID, address(2000)) && !route(&table, 1).proved);
-    assert!(table.prove_address(ID, address(1000)) && route(&table, 1).proved);
-    assert!(hear(&table, without_time(2, from(1000))).proved_address);
-    assert!(!hear(&table, without_time(3, from(2000))).proved_address);
-    assert!(hear(&table, fresh(4, from(2000))).proved_address && route(&table, 4).proved);
-    assert!(!table.prove_address(DeviceId(2), address(1000)), "never heard");
+    assert!(!hear(&table, without_time(1, from(1000))).proved_address && !route(&table, 1).proved);
+    assert!(answer(&table, without_time(2, from(1000))).proved_address && route(&table, 2).proved);
+    assert!(hear(&table, without_time(3, from(1000))).proved_address);
+    assert!(!hear(&table, without_time(4, from(2000))).proved_address);
+    assert!(hear(&table, fresh(5, from(2000))).proved_address && route(&table, 5).proved);
 }
 
 #[test]

@@ -86,6 +86,7 @@ fn check_stream(gateway: &mut Gateway, mut stream: Fields, vectors: &[Value]) {
                 verified,
                 path: &path,
                 may_move: true,
+                answers: false,
                 application: None,
                 network: 0,
                 receipt: at.into(),

@@ -15,7 +15,8 @@ const STRANGE: KeyId = KeyId::from_le_bytes([3, 0, 0]);
 /// Devices 0 to 7. Registered: 0 and 4. With a device key: 0 to 2, where the key id of 2 is not known at first.
 pub(super) const DEVICES: usize = 8;
 
-/// A packet as the input describes it: 12 bytes, of which the last two are the length of the body, then the body.
+/// A packet as the input describes it: 12 bytes, of which the last two are the length of the body, then the body. An ECHO_RSP
+/// without one echoes the last challenge.
 pub(super) struct Draft<'a> {
     /// Of a datagram: source, and time since the one before. Of a container's entry: interface and signal strength.
     pub(super) around: [u8; 2],
@@ -57,20 +58,21 @@ impl<'a> Draft<'a> {
         Some(Self { around: [a, b], how, header, body })
     }
 
-    pub(super) fn datagram(self, core: &Core, now: u32, earlier: &[Vec<u8>]) -> Vec<u8> {
+    pub(super) fn datagram(self, core: &Core, now: u32, earlier: &[Vec<u8>], cookie: &[u8]) -> Vec<u8> {
         let Self { how, mut header, body, .. } = self;
         let Header { device_id, gps_time, sequence, .. } = header;
         if how & 4 != 0 {
             header.entropy = core.nonces.entropy(device_id, gps_time, sequence);
             core.nonces.remember(device_id, gps_time, sequence);
         }
+        let body = echoing(&header, body, cookie);
         let mut bytes = Vec::new();
         match how % 4 {
             0 => bytes.extend_from_slice(body),
             1 => seal(&header, Layout::Unversioned, Interface::Udp, body, &mut bytes),
             2 => {
                 header.packet_type = PacketType::RECEIVED_EPACKET;
-                seal(&header, Layout::Unversioned, Interface::Udp, &container(body, now), &mut bytes);
+                seal(&header, Layout::Unversioned, Interface::Udp, &container(body, now, cookie), &mut bytes);
             }
             _ => bytes.extend(earlier.get(usize::from(sequence) % earlier.len().max(1)).into_iter().flatten()),
         }
@@ -79,12 +81,13 @@ impl<'a> Draft<'a> {
 }
 
 /// Any bytes as drafts of entries.
-fn container(mut input: &[u8], now: u32) -> Vec<u8> {
+fn container(mut input: &[u8], now: u32, cookie: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     while let Some(Draft { around: [interface, rssi], how, header, body }) = Draft::next(&mut input, now) {
         let interface = RouteInterface::from_id(interface);
         let bt = interface.is_bluetooth().then_some(BtAddress { kind: 0, bytes: [1; 6] });
         let key = if interface == RouteInterface::BtAdv { Interface::BtAdv } else { Interface::BtGatt };
+        let body = echoing(&header, body, cookie);
         let mut frame = Vec::new();
         let content = match how % 4 {
             0 => {
@@ -101,6 +104,10 @@ fn container(mut input: &[u8], now: u32) -> Vec<u8> {
         Entry { interface, bt, rssi_dbm: -i16::from(rssi), content }.encode(&mut out).expect("an entry of a wire form");
     }
     out
+}
+
+const fn echoing<'a>(header: &Header, body: &'a [u8], cookie: &'a [u8]) -> &'a [u8] {
+    if header.packet_type.0 == PacketType::ECHO_RSP.0 && body.is_empty() { cookie } else { body }
 }
 
 fn day_key(header: &Header, interface: Interface) -> DayKey {

@@ -1,6 +1,7 @@
 //! What waits for devices and what was sent to them, and what becomes of it.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use lastroute::auth::keys::Interface;
@@ -10,6 +11,8 @@ use lastroute::downlink::intent::{Call, DataPhase, Intent, Retry, Sealing};
 use lastroute::id::DeviceId;
 use lastroute::ingest::pipeline::Core;
 use lastroute::ingest::replies::Replies;
+use lastroute::metrics::DownlinkKind;
+use lastroute::table::route::canonical;
 use lastroute::wire::forward::AutoConnect;
 use lastroute::wire::frame::{Header, Layout, Level, PacketType};
 use lastroute::wire::rpc::Command;
@@ -67,11 +70,24 @@ fn call(request_id: u32, number: u32, now: Timestamp) -> Intent {
 pub(super) struct Left {
     calls: HashSet<u32>,
     nonces: HashSet<(DeviceId, Level, u32, u16, u16)>,
+    /// Which devices were asked where, and what they are to echo.
+    asked: HashSet<(DeviceId, SocketAddr, Vec<u8>)>,
+    cookie: Vec<u8>,
     latest: Timestamp,
 }
 
 impl Left {
-    /// Looks at all that a datagram led to; `counts` says whether it was taken in.
+    /// What was to be echoed last.
+    pub(super) fn cookie(&self) -> &[u8] {
+        &self.cookie
+    }
+
+    /// Whether a device was asked to echo this at this address.
+    pub(super) fn was_asked(&self, device: DeviceId, address: SocketAddr, cookie: &[u8]) -> bool {
+        self.asked.contains(&(device, address, cookie.to_vec()))
+    }
+
+    /// Looks at all that a datagram led to; `counts` says whether it was taken in, or answers.
     pub(super) fn check(&mut self, replies: &Replies, counts: bool, at: Timestamp) {
         // While a clock that was set back catches up, times come again.
         let is_ahead = at >= self.latest;
@@ -79,7 +95,14 @@ impl Left {
         for reply in replies.iter() {
             let (header, payload) = open(reply.bytes).expect("its key is the gateway's");
             assert_eq!(header.gps_time, at.gps());
+            assert!(
+                counts || matches!(reply.kind, DownlinkKind::Echo | DownlinkKind::KeyQuestion),
+                "for what does not count"
+            );
             self.check_one(&header, &payload, counts, is_ahead);
+            if header.packet_type == PacketType::ECHO_REQ {
+                self.asked.insert((header.device_id, canonical(reply.to), payload.clone()));
+            }
             if header.packet_type == PacketType::EPACKET_FORWARD_AUTO_CONN {
                 let forward = AutoConnect::parse(&payload).expect("whole");
                 let inner = open_from(forward.frame, Layout::Versioned, Interface::BtGatt).expect("its key is, too");
@@ -90,6 +113,9 @@ impl Left {
 
     fn check_one(&mut self, header: &Header, payload: &[u8], counts: bool, is_ahead: bool) {
         let Header { device_id, gps_time, sequence, entropy, .. } = *header;
+        if header.packet_type == PacketType::ECHO_REQ {
+            payload.clone_into(&mut self.cookie);
+        }
         let nonce = (device_id, header.level(), gps_time, sequence, entropy);
         // Others are forgotten when there is no room for them.
         let is_new = self.nonces.insert(nonce) || !is_ahead || !REGISTERED.contains(&device_id.0);

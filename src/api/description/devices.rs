@@ -13,6 +13,7 @@ use crate::api::transfer::Import;
 use crate::api::views::{
     DeviceAndState, DeviceState, LastRoutes, NewDevices, RouteOfDevice, Unregistered, UplinkRoute,
 };
+use crate::explain::Explanation;
 use crate::id::Cursor;
 use crate::records::{Device, DeviceUpdate, ExportedDevice, GivenKey, ImportOutcome, NewDevice, NewDeviceState};
 
@@ -225,6 +226,23 @@ fn routes() -> Vec<Operation> {
         .answers::<UplinkRoute>(200, "The route.")
         .with_header(200, "Lastroute-Cursor", cursor())
         .with_header(200, "Lastroute-Trust", trust())
+        .refuses(&[404]),
+        Operation::get(
+            "/device/deviceId/{deviceId}/explain",
+            "explainDeviceByDeviceId",
+            DEVICE,
+            "Say in one sentence why a device is reachable or not, with the evidence.",
+        )
+        .about(
+            "Like its last route it is told of devices that are not registered, too; and of registered ones that were never \
+             heard. A 404 only where there is nothing to tell: not registered, never heard, and nothing claims to be it. \
+             `claims` are packets of which nothing is proved: anybody may have sent them, and they never decide what \
+             `reachable` and `reason` say. A caller for one organisation is told nothing from before the device was registered, \
+             and no relay of another organisation. The wording of `sentence` is for people and may change; programs read the rest.",
+        )
+        .extension()
+        .parameter(device_id())
+        .answers::<Explanation>(200, "The explanation.")
         .refuses(&[404]),
         Operation::post::<LastRoutes>(
             "/device/lastRoute",

@@ -23,7 +23,10 @@ fn probes() -> Vec<Operation> {
             .open()
             .answers::<Health>(200, "The service answers."),
         Operation::get("/readyz", "getReadiness", HEALTH, "Whether the gateway takes requests.")
-            .about("A 503 once it shuts down.")
+            .about(
+                "A 503 once it shuts down. What is wrong while it goes on serving, such as a disk without space, is told in \
+                 `degraded` and is no reason to take it out of service.",
+            )
             .extension()
             .open()
             .answers::<Ready>(200, "It does."),

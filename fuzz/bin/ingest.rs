@@ -1,0 +1,7 @@
+//! `fuzz_targets/ingest.rs` under libFuzzer.
+#![no_main]
+
+#[path = "../fuzz_targets/ingest.rs"]
+mod target;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| target::run(data));
