@@ -46,6 +46,10 @@ const DRAIN: Duration = Duration::from_secs(4);
 /// How long after that the records may take to be written down. On a disk that does not answer they are forgotten.
 const WRITE: Duration = Duration::from_millis(300);
 
+/// Connections that wait to be accepted, as in the socket unit: with fewer, many clients who connect at once wait for a second, until
+/// the system asks again. It takes less if the system's bound is lower.
+const BACKLOG: i32 = 1024;
+
 /// Networks named in the log at the start; of more, only how many.
 const NETWORKS_NAMED: usize = 32;
 
@@ -402,7 +406,13 @@ fn receive_on(address: SocketAddr, passed: Option<UdpSocket>, receive_buffer: us
 }
 
 fn listen(address: SocketAddr, passed: Option<TcpListener>, flag: &'static str) -> Result<TcpListener, StartError> {
-    let bound = passed.map_or_else(|| TcpListener::bind(address), Ok).and_then(|listener| {
+    let bind = || {
+        let listener = TcpListener::bind(address)?;
+        // Once more, for a longer queue than the 128 of the standard library.
+        socket2::SockRef::from(&listener).listen(BACKLOG)?;
+        Ok(listener)
+    };
+    let bound = passed.map_or_else(bind, Ok).and_then(|listener| {
         listener.set_nonblocking(true)?;
         Ok(listener)
     });
