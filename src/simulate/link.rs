@@ -277,8 +277,10 @@ impl Link {
         let port = self.members[at].port;
         let (entries, copied) = (uplink.entries as u16, fate.copied);
         let sent = Sent { at: at as u32, port, gps_time, sequence, entries, copied, copy: false, boots };
-        // A boot that its own telemetry overtakes is judged by rules of which no simple reckoning can be made.
-        let [held, copy_held] = [fate.held, fate.copy_held].map(|hold| hold.filter(|_| !boots));
+        // A boot that its own telemetry overtakes is judged by rules of which no simple reckoning can be made; and so is the answer
+        // to a challenge, which counts however late it is.
+        let is_prompt = boots || packet_type == PacketType::ECHO_RSP;
+        let [held, copy_held] = [fate.held, fate.copy_held].map(|hold| hold.filter(|_| !is_prompt));
         self.travel(sent, uplink.bytes, copy_held, held, now);
     }
 
