@@ -100,7 +100,7 @@ impl Gateway {
     fn answered(&self, bytes: &[u8], disposition: Disposition) -> bool {
         let copies = matches!(disposition, Disposition::Duplicate | Disposition::TooOld);
         let device = Frame::claimed_device(bytes).filter(|_| copies);
-        let latest = device.and_then(|device| self.core.traces.latest(device, 1).pop());
+        let latest = device.and_then(|device| self.core.traces.latest(device, 1).into_iter().next());
         latest.is_some_and(|latest| matches!(latest.decision, Decision::Refused { is_answer: true, .. }))
     }
 
@@ -180,10 +180,15 @@ impl Gateway {
         assert_eq!(direct.map(|route| (route.address, route.trust)), Some((source, Trust::Verified)));
     }
 
-    /// Rule R4: a copy counts nowhere.
+    /// Rule R4: a copy counts nowhere, and moves nothing unless it answers.
     fn check_copy(&mut self, bytes: &[u8], at: Timestamp, before: State) {
         let elsewhere = SocketAddr::from(([203, 0, 113, 1], 1));
         let again = self.feed(bytes, false, elsewhere, at).0;
+        if self.answered(bytes, again) {
+            // It echoes what was sent there, though it came from somewhere else first (rule R6).
+            let (header, payload) = open(bytes).expect("authentic");
+            return self.check_answer(&header, &payload, elsewhere);
+        }
         assert_eq!((again, self.state()), (Disposition::Duplicate, before));
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Pure state of one device, made on demand and bounded in number ([`super::bounded`]): some 300 bytes for one whose route
 //! moves. The cookie itself is made and checked elsewhere: here it is known only that a packet carries the right one. What the
-//! table does with it is in [`super::challenge`].
+//! table does with it is in `challenge.rs`.
 
 use std::net::SocketAddr;
 
