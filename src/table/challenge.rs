@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use super::contest::{Challenges, ContestView, Place};
 use super::record::{Record, Routed};
-use super::route::{Answered, Path, Refused};
+use super::route::{Answered, Refused};
 use super::rules::{Arrival, RouteChange, Step, TimeClass, route_change};
 use super::sending::Release;
 use super::{Packet, RouteTable};
 use crate::clock::Timestamp;
 use crate::id::DeviceId;
-use crate::wire::frame::Flags;
 
 /// How long a route must have been silent for a packet from elsewhere to move it without an answer.
 const SILENT: Duration = Duration::from_secs(3600);
@@ -171,25 +170,5 @@ impl RouteTable {
             record.expect(false);
         }
         Answered { moved_from, expects }
-    }
-}
-
-impl Packet<'_> {
-    pub(super) fn device_id(&self) -> DeviceId {
-        self.verified.header().device_id
-    }
-
-    fn has(&self, flag: u16) -> bool {
-        self.verified.header().flags.contains(flag)
-    }
-
-    /// Whether it asks for an acknowledgement. The flag means another thing in packets that come through relays.
-    pub(super) fn asks(&self) -> bool {
-        matches!(self.path, Path::Direct(_)) && self.has(Flags::ACK_REQUEST)
-    }
-
-    /// Whether its sender says that it does not listen. The flag means another thing in packets that come through relays.
-    fn is_deaf(&self) -> bool {
-        matches!(self.path, Path::Direct(_)) && self.has(Flags::SINGLE_TX)
     }
 }

@@ -1,6 +1,6 @@
 //! The route table: last route and state of every device, sharded, in memory.
 //!
-//! Only authentic packets get in: [`RouteTable::record`] takes a [`Verified`]. The table tells what became of a packet
+//! Only authentic packets get in: [`RouteTable::record`] takes a [`Verified`](crate::auth::Verified). The table tells what became of a packet
 //! and calls nobody. Lock order: a shard of the records, then the registered ids, the side records, the contests, or the ids
 //! that were forgotten or restored; the heap of unregistered devices is taken with no other lock held, and shards may be taken
 //! inside it. Whether a device is registered changes under the lock of its shard of the records only.
@@ -12,6 +12,7 @@ mod challenge;
 pub mod contest;
 pub mod heard;
 pub mod kept;
+mod packet;
 mod prefetch;
 mod reading;
 mod record;
@@ -31,16 +32,16 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use foldhash::fast::RandomState;
 
-use crate::auth::Verified;
 use crate::clock::Timestamp;
 use crate::id::{Cursor, DeviceId};
-use crate::wire::frame::{Flags, PacketType};
+use crate::wire::frame::Flags;
 use bounded::Bounded;
 use contest::Contest;
-use record::{Counting, Record, Routed, bit};
-use route::{Application, Counted, Outcome, Path, Snapshot};
-use rules::{Arrival, RouteChange, Slot, Step, TimeClass, judge};
-use sending::{Receipt, Release};
+pub use packet::Packet;
+use record::{Record, Routed, bit};
+use route::{Application, Counted, Outcome, Snapshot};
+use rules::{Arrival, RouteChange, Step, TimeClass, judge};
+use sending::Release;
 use side::Side;
 use unregistered::Admission;
 
@@ -117,25 +118,6 @@ impl From<Timestamp> for Registration {
     fn from(at: Timestamp) -> Self {
         Self { at, organisation: 0, record: 0 }
     }
-}
-
-/// An authentic packet on its way into the table.
-#[derive(Clone, Copy, Debug)]
-pub struct Packet<'a> {
-    /// The packet.
-    pub verified: &'a Verified<'a>,
-    /// How it came.
-    pub path: &'a Path,
-    /// Whether the route policy lets it move a route. One that may not proves none either.
-    pub may_move: bool,
-    /// Whether it answers a challenge that was sent to where it came from (rule R6).
-    pub answers: bool,
-    /// What it announces about its sender.
-    pub application: Option<Application>,
-    /// The network it comes under, as in [`NetworkInfo`](crate::auth::keys::NetworkInfo); 0: none that is known.
-    pub network: u16,
-    /// How and when its datagram came in.
-    pub receipt: Receipt,
 }
 
 /// No organisation has this number: they are given in the order in which organisations are made.
@@ -555,46 +537,5 @@ impl RouteTable {
         // Of one that does not count the record keeps no time to tell by whether the clock is set back after it.
         record.watch_side(concerns_fresh || record.watches_side() && !step.counts());
         step
-    }
-}
-
-impl Packet<'_> {
-    fn arrival(&self) -> Arrival {
-        let header = self.verified.header();
-        Arrival {
-            slot: match self.path {
-                Path::Direct(_) => Slot::Direct,
-                Path::Relayed(_) => Slot::Relayed,
-            },
-            class: TimeClass::of(header.gps_time, self.receipt.at.gps()),
-            gps_time: header.gps_time,
-            sequence: header.sequence,
-            entropy: self.verified.entropy(),
-            boot: header.packet_type == PacketType::KEY_IDS && header.sequence == 0,
-            answers: false,
-            at: self.receipt.at,
-        }
-    }
-
-    fn counting(&self, arrival: &Arrival, step: Step, proves: bool, change: RouteChange) -> Counting<'_> {
-        let header = self.verified.header();
-        Counting {
-            path: self.path,
-            step,
-            proves,
-            class: arrival.class,
-            level: self.verified.level(),
-            packet_type: header.packet_type,
-            flags: header.flags,
-            gps_time: header.gps_time,
-            sequence: header.sequence,
-            change,
-            boot: arrival.boot,
-            answers: arrival.answers,
-            may_move: self.may_move,
-            application: self.application,
-            network: self.network,
-            receipt: self.receipt,
-        }
     }
 }
