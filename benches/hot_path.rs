@@ -79,15 +79,7 @@ fn record_and_look_up(criterion: &mut Criterion) {
             let frame = Frame::parse(&mut bytes, Layout::Unversioned).unwrap();
             let verified: Verified<'_> = authenticator.open(&core.keys, frame, Interface::Udp, NOW).unwrap();
             let path = Path::Direct(address(index));
-            let packet = Packet {
-                verified: &verified,
-                path: &path,
-                may_move: true,
-                answers: false,
-                application: None,
-                network: 0,
-                receipt: NOW.into(),
-            };
+            let packet = Packet::new(&verified, &path, NOW);
             let start = Instant::now();
             black_box(table.record(black_box(&packet)));
             start.elapsed()

@@ -152,16 +152,7 @@ impl Site {
         let verified = open_with(&key, Frame::parse(&mut bytes, Layout::Unversioned).unwrap()).unwrap();
         let path = Path::Direct(([192, 0, 2, 1], port).into());
         let network = self.keys.network(NETWORK).unwrap().number;
-        let receipt = now.into();
-        let packet = Packet {
-            verified: &verified,
-            path: &path,
-            may_move: true,
-            answers: false,
-            application: None,
-            network,
-            receipt,
-        };
+        let packet = Packet { network, ..Packet::new(&verified, &path, now) };
         assert!(matches!(self.table.record(&packet), Recorded::Counted(_)));
     }
 

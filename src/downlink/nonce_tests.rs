@@ -206,16 +206,7 @@ impl Site {
         let frame = Frame::parse(&mut bytes, layout).unwrap();
         let verified = self.authenticator.open(&self.keys, frame, Interface::Udp, self.now).unwrap();
         let path = Path::Direct("203.0.113.7:6200".parse().unwrap());
-        let receipt = self.now.into();
-        let packet = Packet {
-            verified: &verified,
-            path: &path,
-            may_move: true,
-            answers: false,
-            application: None,
-            network: 1,
-            receipt,
-        };
+        let packet = Packet { network: 1, ..Packet::new(&verified, &path, self.now) };
         // Where the clock was set back it may look like a copy.
         let Outcome::Counted(counted) = self.table.record(&packet) else { return };
         let acknowledged = counted.ack_sequence.filter(|_| self.allowance.allows(gps_time));

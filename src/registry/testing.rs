@@ -134,15 +134,7 @@ pub(super) fn hear(live: &Live, device_id: DeviceId, at: Timestamp) {
     seal_with(&key, &header, Layout::Unversioned, &[], &mut bytes);
     let verified = open_with(&key, Frame::parse(&mut bytes, Layout::Unversioned).unwrap()).unwrap();
     let path = Path::Direct(([192, 0, 2, 1], 6200).into());
-    live.table.record(&Packet {
-        verified: &verified,
-        path: &path,
-        may_move: true,
-        answers: false,
-        application: None,
-        network: 0,
-        receipt: at.into(),
-    });
+    live.table.record(&Packet::new(&verified, &path, at));
 }
 
 /// A gateway without devices and with the key pair `private`.

@@ -235,15 +235,7 @@ fn two_boots_without_time_repeat_time_and_sequence_but_no_frame_and_a_gateway_co
         for uplink in &uplinks {
             let record = |verified: &Verified<'_>| {
                 let at = Timestamp::from_gps(GPS);
-                table.record(&Packet {
-                    verified,
-                    path: &path,
-                    may_move: true,
-                    answers: false,
-                    application: None,
-                    network: 0,
-                    receipt: at.into(),
-                })
+                table.record(&Packet::new(verified, &path, at))
             };
             assert!(matches!(open(uplink, record), Outcome::Counted(_)));
         }

@@ -159,15 +159,7 @@ mod tests {
                 let at = Timestamp::from_gps(NOW + left / 4);
                 let frame = Frame::parse(&mut bytes, Layout::Unversioned).unwrap();
                 let verified = &authenticator.open(&ring, frame, Interface::Udp, at).unwrap();
-                let outcome = table.record(&Packet {
-                    verified,
-                    path: &path,
-                    may_move: true,
-                    answers: false,
-                    application: None,
-                    network: 0,
-                    receipt: at.into(),
-                });
+                let outcome = table.record(&Packet::new(verified, &path, at));
                 let counted = match outcome {
                     Outcome::Counted(_) => Count::ToAccept,
                     Outcome::Refused(route::Refused { step: Step::TooOld, .. }) => Count::TooLate,

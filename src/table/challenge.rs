@@ -61,11 +61,12 @@ impl RouteTable {
         step.proved() && gps_time > self.floor.load(Ordering::Relaxed)
     }
 
-    /// As [`Self::proves`], for what goes back to where the route leads: there it is also enough that the device has answered since
-    /// the start, from wherever, and that the packet is no older than all before. `greatest`: the greatest time before it.
-    pub(super) fn proves_at_home(&self, id: DeviceId, step: Step, arrival: &Arrival, greatest: u32) -> bool {
-        let is_alive = || self.contests.lock().find(id).is_some_and(|contest| contest.is_alive(arrival.slot));
-        self.proves(step, arrival.gps_time) || step.proved() && arrival.gps_time >= greatest && is_alive()
+    /// Whether a packet below the floor proves enough for what goes back to where the route leads: its device has answered since
+    /// the start, from wherever, and it is no older than all before. `greatest`: the greatest time before it.
+    pub(super) fn is_alive(&self, id: DeviceId, step: Step, arrival: &Arrival, greatest: u32) -> bool {
+        step.proved()
+            && arrival.gps_time >= greatest
+            && self.contests.lock().find(id).is_some_and(|contest| contest.is_alive(arrival.slot))
     }
 
     /// Rules R5 and R6: what a counted packet does to the route of its slot. `newest`: it proves, and is newer than every packet
@@ -96,7 +97,8 @@ impl RouteTable {
                 .is_some_and(|contest| contest.lets_move(arrival.slot, arrival.at))
     }
 
-    /// Takes in what a counted packet did: whom to challenge. `proves`: it is no copy. `from`: where the route led before, if the packet set it.
+    /// Takes in what a counted packet did: whom to challenge. `proves`: it is no copy. `from`: where the route
+    /// led before, if the packet set it.
     pub(super) fn settle_places(
         &self,
         record: &mut Record,

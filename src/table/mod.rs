@@ -1,8 +1,8 @@
 //! The route table: last route and state of every device, sharded, in memory.
 //!
-//! Only authentic packets get in: [`RouteTable::record`] takes a [`Verified`](crate::auth::Verified). The table tells what became of a packet
-//! and calls nobody. Lock order: a shard of the records, then the registered ids, the side records, the contests, or the ids
-//! that were forgotten or restored; the heap of unregistered devices is taken with no other lock held, and shards may be taken
+//! Only authentic packets get in: [`RouteTable::record`] takes a [`Verified`](crate::auth::Verified). The table tells what
+//! became of a packet and calls nobody. Lock order: a shard of the records, then the registered ids, the side records, the
+//! contests, or the ids that were forgotten or restored; the heap of unregistered devices is taken with no other lock held, and shards may be taken
 //! inside it. Whether a device is registered changes under the lock of its shard of the records only.
 
 pub mod accept;
@@ -479,7 +479,7 @@ impl RouteTable {
             true => Release::of_answer(arrival.slot, heard_directly),
             false => {
                 let is_home = change == RouteChange::Refreshed;
-                let proves = proves || is_home && self.proves_at_home(header.device_id, step, &arrival, greatest);
+                let proves = proves || is_home && self.is_alive(header.device_id, step, &arrival, greatest);
                 Release::of(step, proves, change, arrival.slot, is_trusted, single_tx, heard_directly)
             }
         };

@@ -27,6 +27,14 @@ pub struct Packet<'a> {
     pub receipt: Receipt,
 }
 
+impl<'a> Packet<'a> {
+    /// A packet that may move a route, answers nothing, announces nothing, and comes under no network that is known.
+    pub fn new(verified: &'a Verified<'a>, path: &'a Path, receipt: impl Into<Receipt>) -> Self {
+        let receipt = receipt.into();
+        Self { verified, path, may_move: true, answers: false, application: None, network: 0, receipt }
+    }
+}
+
 impl Packet<'_> {
     pub(super) fn device_id(&self) -> DeviceId {
         self.verified.header().device_id

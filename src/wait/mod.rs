@@ -18,7 +18,7 @@
 //! #     seal_with(&key, &header, Layout::Unversioned, &[], &mut bytes);
 //! #     let verified = open_with(&key, Frame::parse(&mut bytes, Layout::Unversioned).unwrap()).unwrap();
 //! #     let path = &Path::Direct(([127, 0, 0, 1], 4000).into());
-//! #     table.record(&Packet { verified: &verified, path, may_move: true, answers: false, application: None, network: 0, receipt: at.into() });
+//! #     table.record(&Packet::new(&verified, path, at));
 //! # }
 //! use lastroute::wait::{PacketWaits, Waited};
 //! use lastroute::waiters::{Waiters, WaitersConfig};

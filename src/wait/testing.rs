@@ -71,15 +71,7 @@ impl Gateway {
         seal_with(&key, &header, Layout::Unversioned, &[], &mut bytes);
         let verified = open_with(&key, Frame::parse(&mut bytes, Layout::Unversioned).unwrap()).unwrap();
         let path = &Path::Direct(([192, 0, 2, 1], 4000).into());
-        let packet = Packet {
-            verified: &verified,
-            path,
-            may_move: true,
-            answers: false,
-            application: None,
-            network: 0,
-            receipt: at.into(),
-        };
+        let packet = Packet::new(&verified, path, at);
         let Outcome::Counted(counted) = self.table.record(&packet) else { panic!("{sequence}") };
         counted.cursor
     }

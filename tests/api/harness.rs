@@ -196,15 +196,8 @@ impl Server {
         let mut bytes = Vec::new();
         seal_with(&key, &header, Layout::Unversioned, &[], &mut bytes);
         let verified = open_with(&key, Frame::parse(&mut bytes, Layout::Unversioned).unwrap()).unwrap();
-        let packet = Packet {
-            verified: &verified,
-            path,
-            may_move: true,
-            answers: false,
-            application: None,
-            network: self.keys.network(NETWORK).unwrap().number,
-            receipt: AT.into(),
-        };
+        let network = self.keys.network(NETWORK).unwrap().number;
+        let packet = Packet { network, ..Packet::new(&verified, path, AT) };
         let Outcome::Counted(counted) = self.table.record(&packet) else { return };
         let organisation = || self.table.registration(id).map(|registration| registration.organisation);
         self.waiters.heard(id, counted.cursor, organisation);

@@ -92,15 +92,7 @@ impl Site {
         seal_with(&key, &header, Layout::Unversioned, &[], &mut bytes);
         let verified = open_with(&key, Frame::parse(&mut bytes, Layout::Unversioned).unwrap()).unwrap();
         let path = Path::Direct(([192, 0, 2, 1], 4000).into());
-        let packet = Packet {
-            verified: &verified,
-            path: &path,
-            may_move: true,
-            answers: false,
-            application: None,
-            network: 0,
-            receipt: at.into(),
-        };
+        let packet = Packet::new(&verified, &path, at);
         self.live.table.record(&packet);
     }
 

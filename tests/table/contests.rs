@@ -272,6 +272,23 @@ fn r10_after_an_unclean_stop_a_recording_of_what_was_forgotten_proves_no_address
 }
 
 #[test]
+fn r10_after_an_unclean_stop_what_waits_goes_home_once_the_device_has_answered_and_moves_no_sooner() {
+    let table = table();
+    table.set_floor(START + 120);
+    let release = |second, sequence, way| {
+        let heard = hear(&table, fresh(second, sequence, way), second);
+        (heard.change, heard.release)
+    };
+    assert_eq!(release(1, 1, from(1000)), (RouteChange::First, Release::Challenge));
+    assert!(ask(&table, from(1000), 1));
+    assert_eq!(answer(&table, fresh(2, 2, from(1000)), 2).release, Release::Yes);
+    assert_eq!(release(3, 3, from(1000)), (RouteChange::Refreshed, Release::Yes));
+    assert_eq!(release(4, 4, from(2000)), (RouteChange::Kept, Release::No), "it may be forgotten still");
+    // Older than what it has said since.
+    assert_eq!(release(3, 5, from(1000)), (RouteChange::Refreshed, Release::Challenge));
+}
+
+#[test]
 fn r6_there_and_back_within_10_s_has_both_places_asked_until_one_answers() {
     let table = table();
     let moves = [(0, 1000), (5, 2000), (15, 1000)];

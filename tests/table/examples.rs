@@ -321,15 +321,7 @@ fn r5_a_relay_that_moves_does_not_move_its_devices() {
         let sent = fresh(second, Way::Relayed(90));
         let outcome = open(&sent.header(), lastroute::auth::keys::Interface::BtGatt, |verified| {
             let (path, at) = (&Path::Relayed(through), at(u32::from(second)));
-            table.record(&Packet {
-                verified,
-                path,
-                may_move: false,
-                answers: false,
-                application: None,
-                network: 0,
-                receipt: at.into(),
-            })
+            table.record(&Packet { may_move: false, ..Packet::new(verified, path, at) })
         });
         let expected = if second == 1 { RouteChange::First } else { RouteChange::Refreshed };
         assert_eq!(counted(outcome).1, expected);

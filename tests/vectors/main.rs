@@ -82,15 +82,7 @@ fn check_stream(gateway: &mut Gateway, mut stream: Fields, vectors: &[Value]) {
             let mut bytes = bytes.clone();
             let frame = Frame::parse(&mut bytes, Layout::Unversioned).unwrap();
             let verified = &gateway.authenticator.open(&gateway.ring, frame, Interface::Udp, at).unwrap();
-            let outcome = table.record(&Packet {
-                verified,
-                path: &path,
-                may_move: true,
-                answers: false,
-                application: None,
-                network: 0,
-                receipt: at.into(),
-            });
+            let outcome = table.record(&Packet::new(verified, &path, at));
             assert_eq!(matches!(outcome, Outcome::Refused(_)), copy, "{} {outcome:?}", names[index]);
         }
     }
