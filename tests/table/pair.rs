@@ -75,6 +75,8 @@ struct Proofs {
     settled: HashSet<Key>,
     /// When places were asked.
     asked: HashMap<Place, Timestamp>,
+    /// Challenges since the route of each slot moved or one was answered: direct, relayed. Those that could not be sent count.
+    tries: [usize; 2],
     kept_greatest: u32,
 }
 
@@ -185,7 +187,9 @@ impl Pair {
         let may = self.table.may_ask(DeviceId(device), place, self.now);
         self.same("may_ask", &may, &expected, place)?;
         if may {
-            self.seen.devices.entry(device).or_default().asked.insert(*place, self.now);
+            let proofs = self.seen.devices.entry(device).or_default();
+            proofs.asked.insert(*place, self.now);
+            proofs.tries[usize::from(!is_direct(place))] += 1;
             self.downlink(device)?;
         }
         Ok(may)
@@ -300,6 +304,7 @@ impl Pair {
         for proofs in self.seen.devices.values_mut() {
             proofs.settled.clear();
             proofs.asked.clear();
+            proofs.tries = [0; 2];
             proofs.kept_greatest = 0;
             proofs.known = proofs.written.clone();
         }
@@ -397,7 +402,7 @@ impl Pair {
         Ok(())
     }
 
-    /// 0 route moves by anything but the device's newest fresh packet, an answer, or after silence.
+    /// 0 route moves by anything but the device's newest fresh packet, an answer, or after three that nobody gave and silence.
     fn check_move(
         &mut self,
         sent: &Sent,
@@ -429,8 +434,15 @@ impl Pair {
             0 => before.direct.map(|route| route.received_at),
             _ => before.relayed.map(|route| route.received_at),
         });
-        let is_silent = route_at.is_some_and(|at| now.0.saturating_sub(at.0) >= 60_000) && step != Step::Late;
-        let is_let_in = !is_refused(step) && is_silent;
+        let silence = if before.is_some_and(|before| before.proved[slot]) { 3_600_000 } else { 60_000 };
+        let is_silent = route_at.is_some_and(|at| now.0.saturating_sub(at.0) >= silence) && step != Step::Late;
+        let is_let_in = !is_refused(step) && is_silent && proofs.tries[slot] >= 3;
+        match change {
+            RouteChange::First | RouteChange::Moved => proofs.tries[slot] = 0,
+            _ if is_answer => proofs.tries[slot] = 0,
+            RouteChange::Kept if sent.is_deaf() => proofs.tries[slot] += 1,
+            _ => {}
+        }
         let may = if is_answer { was_asked } else { is_newest && sent.may_move || is_let_in };
         if may || change != RouteChange::Moved {
             return Ok(());
