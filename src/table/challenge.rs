@@ -26,7 +26,8 @@ impl RouteTable {
     /// record. To be called just before the challenge is sealed:
     /// what is asked here counts as asked and, unless the route of the slot leads there, as unanswered.
     pub fn may_ask(&self, id: DeviceId, place: &Place, at: Timestamp) -> bool {
-        let Some(mut record) = self.records.get_mut(&id) else { return false };
+        let mut place_of_record = self.records.lock(id);
+        let Some(record) = place_of_record.find_mut() else { return false };
         let is_present = record.place(place.slot()).as_ref() == Some(place);
         let may = self.contests.lock().make(id).ask(place, is_present, at);
         if may && is_present {

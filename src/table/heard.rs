@@ -25,13 +25,14 @@ impl RouteTable {
     /// proportion to the number of registered devices, and never holds more than one lock. One that is registered or
     /// deregistered in the meantime may be told of or not.
     pub fn heard(&self, wanted: impl Fn(&Registration) -> bool, mut each: impl FnMut(Heard)) {
-        // First the ids alone: a record is never locked inside the registered ids.
-        let wanted = self.registered.iter().filter(|device| wanted(device.value()));
-        let devices: Vec<_> = wanted.map(|device| (*device.key(), *device.value())).collect();
-        for (device_id, registration) in devices {
-            let times = self.records.get(&device_id).map(|record| record.times());
-            let [first_packet_at, last_packet_at, last_direct_at] = times.unwrap_or_default();
-            each(Heard { device_id, registration, first_packet_at, last_packet_at, last_direct_at });
+        let (mut walk, mut devices) = (self.registered.walk(), Vec::new());
+        // Of each piece first the ids alone: a record is never locked inside the registered ids.
+        while walk.next(|id, registration| devices.extend(wanted(registration).then_some((id, *registration)))) {
+            for (device_id, registration) in devices.drain(..) {
+                let times = self.records.lock(device_id).find().map(|record| record.times());
+                let [first_packet_at, last_packet_at, last_direct_at] = times.unwrap_or_default();
+                each(Heard { device_id, registration, first_packet_at, last_packet_at, last_direct_at });
+            }
         }
     }
 }

@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
-use dashmap::mapref::entry::Entry;
 use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 
@@ -25,9 +24,6 @@ use crate::wire::tdf::Version;
 
 /// The least generation of records that were kept in another epoch: registered devices that were never heard are in 0.
 const OF_FORMER_EPOCHS: u32 = 1;
-
-/// Records fetched into the caches together.
-const FETCHED: usize = 64;
 
 /// How a record stood before it was told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,8 +171,7 @@ pub struct KeptWay {
 impl RouteTable {
     /// Tells `each` of every record that changed since the last call, and of what was forgotten since: `None`. In this order for
     /// one id; the last that is told holds. What changes meanwhile is told now or by the next call. No lock is held while `each`
-    /// runs; to find the records, each shard is locked once, for a look at all of it. Takes 8 bytes for each changed one while it
-    /// runs.
+    /// runs; to find the records, a shard is locked for a look at a few hundred at a time.
     pub fn changed(&self, keys: &KeyRing, mut each: impl FnMut(DeviceId, Option<Kept>)) {
         self.tell(keys, false, |id, kept, _| each(id, kept));
     }
@@ -188,23 +183,22 @@ impl RouteTable {
         for id in forgotten {
             each(id, None, Standing { changed: true, told: true });
             // One that came again in the meantime may have been told of before it was told that its former record is gone.
-            if let Some(mut record) = self.records.get_mut(&id) {
+            if let Some(record) = self.records.lock(id).find_mut() {
                 record.mark(bit::DIRTY, true);
             }
         }
         let wanted = |record: &Record| all || record.is_marked(bit::DIRTY);
-        let ids = self.records.iter().filter(|record| wanted(record)).map(|record| *record.key());
-        let ids: Vec<DeviceId> = ids.collect();
-        for batch in ids.chunks(FETCHED) {
-            self.prefetch(batch);
-            for &id in batch {
-                let Some(mut record) = self.records.get_mut(&id).filter(|record| wanted(record)) else { continue };
+        let (mut walk, mut ids) = (self.records.walk(), Vec::new());
+        while walk.next(|id, record| ids.extend(wanted(record).then_some(id))) {
+            for id in ids.drain(..) {
+                let mut place = self.records.lock(id);
+                let Some(record) = place.find_mut().filter(|record| wanted(record)) else { continue };
                 let standing = Standing { changed: record.is_marked(bit::DIRTY), told: record.has(bit::TOLD) };
                 record.mark(bit::DIRTY, false);
                 record.set(bit::TOLD, true);
                 let registration = self.registration_number(id);
                 let kept = Kept { epoch: self.epoch(), registration, ..record.keep(keys) };
-                drop(record);
+                drop(place);
                 each(id, Some(kept), standing);
             }
         }
@@ -213,8 +207,8 @@ impl RouteTable {
     /// What was told of these could not be written: the next [`Self::changed`] tells it again.
     pub fn mark_changed(&self, ids: impl IntoIterator<Item = DeviceId>) {
         for id in ids {
-            match self.records.get_mut(&id) {
-                Some(mut record) => {
+            match self.records.lock(id).find_mut() {
+                Some(record) => {
                     record.mark(bit::DIRTY, true);
                     // Also of one that came again since: what is kept of the former record is to go with it.
                     record.set(bit::TOLD, true);
@@ -228,7 +222,7 @@ impl RouteTable {
     /// that nobody need be told once they are forgotten.
     pub fn mark_untold(&self, ids: impl IntoIterator<Item = DeviceId>) {
         for id in ids {
-            if let Some(mut record) = self.records.get_mut(&id) {
+            if let Some(record) = self.records.lock(id).find_mut() {
                 record.mark(bit::DIRTY, true);
                 record.set(bit::TOLD, false);
             }
@@ -239,8 +233,11 @@ impl RouteTable {
     /// Puts back a record as it was told by [`Self::changed`], at the start: before any packet is looked at, and before, while or
     /// after devices are registered. Of one that has a record nothing changes. One of a former epoch counts on in this one.
     pub fn restore(&self, keys: &KeyRing, id: DeviceId, kept: &Kept) {
-        let Entry::Vacant(vacant) = self.records.entry(id) else { return };
-        let mut record = Record::restored(kept, keys, self.registered.contains_key(&id));
+        let mut place = self.records.lock(id);
+        if place.find().is_some() {
+            return;
+        }
+        let mut record = Record::restored(kept, keys, self.registered.has(id));
         if kept.epoch != self.epoch() {
             // Whatever follows a record that is forgotten begins in a later one, and so with other downlink sequences.
             record.generation = kept.generation.max(OF_FORMER_EPOCHS);
@@ -252,7 +249,7 @@ impl RouteTable {
         if kept.registration != 0 && kept.registration != self.registration_number(id) {
             self.restored().push((id, kept.registration));
         }
-        vacant.insert(record);
+        place.insert(record);
     }
 
     /// To be called once all kept records are restored and all devices registered, before any packet is looked at. Records of
@@ -260,17 +257,17 @@ impl RouteTable {
     /// stay than are allowed, those heard last.
     pub fn settle(&self) {
         self.settle_registrations();
-        let unregistered = self.records.iter().filter(|record| !record.registered());
-        let mut unregistered: Vec<_> = unregistered.map(|record| (record.last_at(), *record.key())).collect();
+        let (mut walk, mut unregistered) = (self.records.walk(), Vec::new());
+        let heard = |id, record: &Record| (!record.registered()).then(|| (record.last_at(), id));
+        while walk.next(|id, record| unregistered.extend(heard(id, record))) {}
         unregistered.sort_unstable();
         let allowed = if self.serves_unregistered() { self.admission.limit() } else { 0 };
         let stay = unregistered.split_off(unregistered.len().saturating_sub(allowed));
         for (_, id) in unregistered {
-            let forget = |record: &Record| {
+            let mut place = self.records.lock(id);
+            if let Some(record) = place.find().filter(|record| !record.registered()) {
                 self.forget(id, record);
-                true
-            };
-            if self.records.remove_if(&id, |_, record| !record.registered() && forget(record)).is_some() {
+                place.remove();
                 self.admission.leave();
             }
         }
@@ -281,16 +278,18 @@ impl RouteTable {
     fn settle_registrations(&self) {
         let restored = std::mem::take(&mut *self.restored());
         for (id, registration) in restored {
-            let Entry::Occupied(mut record) = self.records.entry(id) else { continue };
+            let mut place = self.records.lock(id);
+            let Some(record) = place.find_mut() else { continue };
             if self.registration_number(id) == registration {
                 // It was registered after it was restored, and is kept so already.
-                record.get_mut().mark(bit::DIRTY, false);
+                record.mark(bit::DIRTY, false);
                 continue;
             }
-            self.forget(id, record.get());
-            if !record.remove().registered() {
+            self.forget(id, record);
+            if !record.registered() {
                 self.admission.leave();
             }
+            place.remove();
         }
     }
 

@@ -1,16 +1,20 @@
 //! The route table: last route and state of every device, sharded, in memory.
 //!
 //! Only authentic packets get in: [`RouteTable::record`] takes a [`Verified`](crate::auth::Verified). The table tells what
-//! became of a packet and calls nobody. Lock order: a shard of the records, then the registered ids, the side records, the
-//! contests, or the ids that were forgotten or restored; the heap of unregistered devices is taken with no other lock held, and shards may be taken
-//! inside it. Whether a device is registered changes under the lock of its shard of the records only.
+//! became of a packet and calls nobody. Lock order: a shard of the records, then a shard of the registered ids (and inside it one
+//! of those that were registered late), the side records, the contests, or the ids that were forgotten or restored; the order
+//! of unregistered devices is taken with no other lock held, and shards may be taken inside it. Whether a device is registered
+//! changes under the lock of its shard of the records only.
 
 pub mod accept;
 pub mod ages;
 pub mod bounded;
 mod challenge;
+mod chunks;
 pub mod contest;
+mod devices;
 pub mod heard;
+mod index;
 pub mod kept;
 mod packet;
 mod prefetch;
@@ -28,8 +32,6 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 
-use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
 use foldhash::fast::RandomState;
 
 use crate::clock::Timestamp;
@@ -37,6 +39,7 @@ use crate::id::{Cursor, DeviceId};
 use crate::wire::frame::Flags;
 use bounded::Bounded;
 use contest::Contest;
+use devices::Devices;
 pub use packet::Packet;
 use record::{Record, Routed, bit};
 use route::{Application, Counted, Outcome, Snapshot};
@@ -75,7 +78,8 @@ pub struct TableConfig {
     /// Devices with a side record at once, at least 1, and as many whose places are remembered for rule R6; the least recently
     /// used makes room.
     pub side_limit: usize,
-    /// Shards of the map, a power of two and at least 2. With few shards, growing one stalls packets for long.
+    /// Shards of the records, a power of two and at least 2, and as many of the registered ids. While the index of a shard is
+    /// made anew the packets of its devices wait: with few shards, for long.
     pub shards: usize,
     /// The upper half of this process's epochs: another one in each process. Two that share it would take each other's
     /// cursors for their own.
@@ -126,13 +130,13 @@ const SEVERAL: u32 = u32::MAX;
 /// Last route and state of every device.
 #[derive(Debug)]
 pub struct RouteTable {
-    records: DashMap<DeviceId, Record, RandomState>,
+    records: Devices<Record>,
     /// Registered devices. The registry proper is elsewhere; this is what the packet path needs of it.
-    registered: DashMap<DeviceId, Registration, RandomState>,
+    registered: Devices<Registration>,
     /// The generations of registered devices that may have counted in the first one before: of all that were registered
-    /// after some device was deregistered, until the process ends. They take some 20 to 40 bytes each, and those that were
-    /// registered at the start none.
-    late: DashMap<DeviceId, u32, RandomState>,
+    /// after some device was deregistered, until the process ends. They take some 22 bytes each, and those that were registered at
+    /// the start none.
+    late: Devices<u32>,
     deregistered: AtomicBool,
     /// The organisation of all devices that were ever registered for one: 0 before the first, [`SEVERAL`] if they are not
     /// of the same.
@@ -161,12 +165,11 @@ pub struct RouteTable {
 impl RouteTable {
     /// An empty table.
     pub fn new(config: &TableConfig) -> Self {
-        let hasher = RandomState::default;
         let first_generation = config.continues.unwrap_or(0);
         Self {
-            records: DashMap::with_capacity_and_hasher_and_shard_amount(0, hasher(), config.shards),
-            registered: DashMap::with_hasher(hasher()),
-            late: DashMap::with_hasher(hasher()),
+            records: Devices::new(config.shards),
+            registered: Devices::new(config.shards),
+            late: Devices::new(config.shards),
             deregistered: AtomicBool::new(false),
             organisation: AtomicU32::new(0),
             sides: Bounded::new(config.side_limit),
@@ -189,27 +192,24 @@ impl RouteTable {
     pub fn register(&self, id: DeviceId, registration: impl Into<Registration>) {
         let registration = registration.into();
         self.note_organisation(registration.organisation);
-        // Locks the shard, whether there is a record or not.
-        let record = self.records.entry(id);
-        match self.registered.entry(id) {
-            Entry::Occupied(mut known) => {
-                let at = known.get().at;
-                known.insert(Registration { at, ..registration });
-            }
-            Entry::Vacant(vacant) => {
-                vacant.insert(registration);
+        // Locked whether there is a record or not.
+        let mut record = self.records.lock(id);
+        let mut known = self.registered.lock(id);
+        match known.find_mut() {
+            Some(known) => *known = Registration { at: known.at, ..registration },
+            None => {
+                known.insert(registration);
                 if self.deregistered.load(Ordering::Relaxed) {
-                    self.late.insert(id, self.present_generation());
+                    self.late.set(id, self.present_generation());
                 }
             }
         }
-        if let Entry::Occupied(mut record) = record
-            && !record.get().registered()
-        {
-            record.get_mut().register();
+        drop(known);
+        if let Some(record) = record.find_mut().filter(|record| !record.registered()) {
+            record.register();
             if registration.record != 0 {
                 // Whoever keeps it is to know for which registration.
-                record.get_mut().mark(bit::DIRTY, true);
+                record.mark(bit::DIRTY, true);
             }
             self.admission.leave();
         }
@@ -219,19 +219,19 @@ impl RouteTable {
     /// counted in another epoch. One that is registered stays as with [`Self::register`].
     pub fn register_afresh(&self, id: DeviceId, registration: impl Into<Registration>) {
         let registration = registration.into();
-        if let Entry::Occupied(record) = self.records.entry(id)
-            && !record.get().registered()
-        {
+        let mut place = self.records.lock(id);
+        if let Some(record) = place.find().filter(|record| !record.registered()) {
             self.note_organisation(registration.organisation);
             // Under the lock of the shard, as in `deregister`.
             self.deregistered.store(true, Ordering::Relaxed);
-            self.forget(id, record.get());
-            self.late.insert(id, self.present_generation());
-            self.registered.insert(id, registration);
-            record.remove();
+            self.forget(id, record);
+            self.late.set(id, self.present_generation());
+            self.registered.set(id, registration);
+            place.remove();
             self.admission.leave();
             return;
         }
+        drop(place);
         self.register(id, registration);
     }
 
@@ -241,20 +241,17 @@ impl RouteTable {
     /// A packet that is recorded at the same moment either counts before, and is forgotten with the rest, or is that of an
     /// unregistered device: both happen under the lock of the shard.
     pub fn deregister(&self, id: DeviceId) -> bool {
-        let record = self.records.entry(id);
-        if self.registered.remove(&id).is_none() {
+        let mut record = self.records.lock(id);
+        if self.registered.lock(id).remove().is_none() {
             return false;
         }
-        self.late.remove(&id);
+        self.late.lock(id).remove();
         // Under the lock of the shard: whoever registers this device next, or makes its next record, sees both.
         self.deregistered.store(true, Ordering::Relaxed);
-        match record {
-            Entry::Occupied(record) => {
-                self.forget(id, record.get());
-                record.remove();
-            }
+        match record.remove() {
+            Some(record) => self.forget(id, &record),
             // It may have been told a position all the same.
-            Entry::Vacant(_) => drop(self.generation.fetch_add(1, Ordering::Relaxed)),
+            None => drop(self.generation.fetch_add(1, Ordering::Relaxed)),
         }
         true
     }
@@ -266,7 +263,7 @@ impl RouteTable {
 
     /// What is known of a registered device.
     pub fn registration(&self, id: DeviceId) -> Option<Registration> {
-        self.registered.get(&id).map(|registration| *registration)
+        self.registered.copy(id)
     }
 
     /// Whether a device is registered for an organisation, and for another than this one. Costs a load where all devices
@@ -288,8 +285,8 @@ impl RouteTable {
     /// Takes in an authentic packet: rules R3 to R5 and R9, in one critical section of its device.
     pub fn record(&self, packet: &Packet<'_>) -> Outcome {
         let id = packet.verified.header().device_id;
-        if let Some(mut record) = self.records.get_mut(&id) {
-            return self.count(&mut record, packet);
+        if let Some(record) = self.records.lock(id).find_mut() {
+            return self.count(record, packet);
         }
         let counted =
             self.with_new_record(id, packet.receipt.at, self.unregistered, |record| self.count(record, packet));
@@ -305,8 +302,8 @@ impl RouteTable {
             }
             registered
         };
-        if let Some(mut record) = self.records.get_mut(&id) {
-            return set(&mut record);
+        if let Some(record) = self.records.lock(id).find_mut() {
+            return set(record);
         }
         self.with_new_record(id, at, Unregistered::Deny, set).unwrap_or(false)
     }
@@ -331,18 +328,19 @@ impl RouteTable {
 
     /// What is known of a device that was heard, or was spoken of.
     pub fn snapshot(&self, id: DeviceId) -> Option<Snapshot> {
-        self.records.get(&id).map(|record| record.snapshot(id, self.epoch_base))
+        self.records.lock(id).find().map(|record| record.snapshot(id, self.epoch_base))
     }
 
     /// Whether anything is known of a device.
     pub fn has_record(&self, id: DeviceId) -> bool {
-        self.records.contains_key(&id)
+        self.records.has(id)
     }
 
     /// The position of a device's last counted packet; position 0 if it was never heard.
     pub fn cursor(&self, id: DeviceId) -> Cursor {
-        match self.records.get(&id) {
-            Some(record) => record.cursor(self.epoch_base),
+        let cursor = self.records.lock(id).find().map(|record| record.cursor(self.epoch_base));
+        match cursor {
+            Some(cursor) => cursor,
             None => Cursor { epoch: self.epoch_base | u64::from(self.generation_of(id)), n: 0 },
         }
     }
@@ -383,30 +381,32 @@ impl RouteTable {
         unregistered: Unregistered,
         with: impl FnOnce(&mut Record) -> T,
     ) -> Option<T> {
-        if !self.registered.contains_key(&id) {
+        if !self.registered.has(id) {
             if unregistered == Unregistered::Deny {
                 return None;
             }
             // One that is deregistered just now goes without: the next one makes room for both.
             self.make_room();
         }
-        let (result, is_stranger) = match self.records.entry(id) {
-            Entry::Occupied(mut record) => (with(record.get_mut()), false),
-            Entry::Vacant(vacant) => {
+        let mut place = self.records.lock(id);
+        let (result, is_stranger) = match place.find_mut() {
+            Some(record) => (with(record), false),
+            None => {
                 // Once more, now that nobody can change it.
-                let registered = self.registered.contains_key(&id);
+                let registered = self.registered.has(id);
                 if !registered && unregistered == Unregistered::Deny {
                     return None;
                 }
-                let mut record = vacant.insert(Record::new(self.generation_of(id), registered));
+                let record = place.insert(Record::new(self.generation_of(id), registered));
                 if !registered {
                     self.admission.enter();
                 }
-                (with(&mut record), !registered)
+                (with(record), !registered)
             }
         };
+        drop(place);
         if is_stranger {
-            let is_unregistered = |id| self.records.get(&id).is_some_and(|record| !record.registered());
+            let is_unregistered = |id| self.records.lock(id).find().is_some_and(|record| !record.registered());
             self.admission.queue(id, at, is_unregistered);
         }
         Some(result)
@@ -415,8 +415,8 @@ impl RouteTable {
     /// The generation of a device that has no record. That of a registered one stays as it is for as long as it is
     /// registered.
     fn generation_of(&self, id: DeviceId) -> u32 {
-        match self.registered.contains_key(&id) {
-            true => self.late.get(&id).map_or(self.first_generation, |generation| *generation),
+        match self.registered.has(id) {
+            true => self.late.copy(id).unwrap_or(self.first_generation),
             false => self.present_generation(),
         }
     }
@@ -433,20 +433,16 @@ impl RouteTable {
     /// Forgets the least recently heard unregistered devices until there is room for one more.
     fn make_room(&self) {
         self.admission.make_room(|id, heard_at, whatever| {
-            let removed = self.records.remove_if(&id, |_, record| {
-                let forget = !record.registered() && (whatever || record.last_at() <= heard_at);
-                if forget {
+            let mut place = self.records.lock(id);
+            match place.find().filter(|record| !record.registered()) {
+                Some(record) if whatever || record.last_at() <= heard_at => {
                     // Under the lock of the record: whoever makes the next one of this device sees it.
                     self.forget(id, record);
+                    place.remove();
+                    unregistered::Examined::Removed
                 }
-                forget
-            });
-            if removed.is_some() {
-                return unregistered::Examined::Removed;
-            }
-            match self.records.get(&id) {
-                Some(record) if !record.registered() => unregistered::Examined::HeardAt(record.last_at()),
-                _ => unregistered::Examined::Gone,
+                Some(record) => unregistered::Examined::HeardAt(record.last_at()),
+                None => unregistered::Examined::Gone,
             }
         });
     }

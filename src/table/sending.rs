@@ -130,14 +130,15 @@ impl RouteTable {
     /// Something for the device is in the outbox: the next packet of it that releases, or has it challenged, says so. To be
     /// called after it was put there. A device without a record needs none: its record begins so.
     pub fn expect(&self, id: DeviceId) {
-        if let Some(mut record) = self.records.get_mut(&id) {
+        if let Some(record) = self.records.lock(id).find_mut() {
             record.expect(true);
         }
     }
 
     /// The sequence of the next downlink to a device, which is thereby used; `None` for one that was never heard.
     pub fn next_downlink_sequence(&self, id: DeviceId) -> Option<u16> {
-        let mut record = self.records.get_mut(&id).filter(|record| record.is_heard())?;
+        let mut place = self.records.lock(id);
+        let record = place.find_mut().filter(|record| record.is_heard())?;
         Some(self.moved_down(record.next_down_sequence()))
     }
 
@@ -153,14 +154,14 @@ impl RouteTable {
 
     /// Where downlinks to a device go at `now`; `None` for one that was never heard.
     pub fn send_route(&self, id: DeviceId, now: Timestamp) -> Option<SendRoute> {
-        self.records.get(&id)?.send_route(now, self.epoch_base)
+        self.records.lock(id).find()?.send_route(now, self.epoch_base)
     }
 
     /// Whether the route of a device has moved since the position `cursor`: its first route, a move of either slot, and a
     /// change from direct to relayed or back are moves. True where that is not known: for a position of another epoch, one
     /// that is yet to come, and one more than 65 534 packets ago. `None` for a device without a record.
     pub fn moved_since(&self, id: DeviceId, cursor: Cursor) -> Option<bool> {
-        Some(self.records.get(&id)?.moved_since(cursor, self.epoch_base))
+        Some(self.records.lock(id).find()?.moved_since(cursor, self.epoch_base))
     }
 }
 

@@ -122,7 +122,8 @@ impl RouteTable {
     /// number of unregistered devices, some 20 ms for 100 000.
     pub fn unregistered_devices(&self, limit: usize, offset: usize) -> Vec<Snapshot> {
         let heard_at = |id| {
-            let record = self.records.get(&id)?;
+            let place = self.records.lock(id);
+            let record = place.find()?;
             (!record.registered()).then(|| (Reverse(record.last_at()), id))
         };
         let mut devices: Vec<_> = self.admission.queued().into_iter().filter_map(heard_at).collect();
