@@ -45,10 +45,13 @@ impl<T> Chunks<T> {
             number += 1;
         }
         if number == self.chunks.len() {
-            // The first one grows as it is filled, so that a short list takes little.
-            self.chunks.push(Vec::with_capacity(if number == 0 { 0 } else { Self::EACH }));
+            self.chunks.push(Vec::new());
         }
         let chunk = &mut self.chunks[number];
+        // The first one grows as it is filled, so that a short list takes little.
+        if chunk.is_empty() && number > 0 {
+            chunk.reserve_exact(Self::EACH);
+        }
         chunk.push(value);
         (self.full, self.len) = (number as u32, self.len + 1);
         number * Self::EACH + chunk.len() - 1
@@ -64,7 +67,12 @@ impl<T> Chunks<T> {
     pub(super) fn take(&mut self, position: usize) -> T {
         let number = position / Self::EACH;
         (self.full, self.len) = (self.full.min(number as u32), self.len - 1);
-        self.chunks[number].swap_remove(position % Self::EACH)
+        let chunk = &mut self.chunks[number];
+        let taken = chunk.swap_remove(position % Self::EACH);
+        if chunk.is_empty() {
+            *chunk = Vec::new();
+        }
+        taken
     }
 
     /// The values of a chunk; `None` behind the last one.

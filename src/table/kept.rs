@@ -15,6 +15,7 @@ use super::RouteTable;
 use super::record::{CLASS, Record, STEP, bit};
 use super::route::{Application, LastPacket, RelayedRoute, Relaying, Trust, canonical};
 use super::rules::{Session, Slot, Step};
+use super::unregistered::Queued;
 use crate::auth::keys::KeyRing;
 use crate::clock::Timestamp;
 use crate::id::{DeviceId, KeyId};
@@ -258,15 +259,16 @@ impl RouteTable {
     pub fn settle(&self) {
         self.settle_registrations();
         let (mut walk, mut unregistered) = (self.records.walk(), Vec::new());
-        let heard = |id, record: &Record| (!record.registered()).then(|| (record.last_at(), id));
+        let heard =
+            |id, record: &Record| (!record.registered()).then(|| Queued::new(record.last_at(), id, record.generation));
         while walk.next(|id, record| unregistered.extend(heard(id, record))) {}
         unregistered.sort_unstable();
         let allowed = if self.serves_unregistered() { self.admission.limit() } else { 0 };
         let stay = unregistered.split_off(unregistered.len().saturating_sub(allowed));
-        for (_, id) in unregistered {
-            let mut place = self.records.lock(id);
-            if let Some(record) = place.find().filter(|record| !record.registered()) {
-                self.forget(id, record);
+        for queued in unregistered {
+            let mut place = self.records.lock(queued.id);
+            if let Some(record) = place.find().filter(|record| queued.is_of(record)) {
+                self.forget(queued.id, record);
                 place.remove();
                 self.admission.leave();
             }

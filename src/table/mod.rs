@@ -18,6 +18,7 @@ mod index;
 pub mod kept;
 mod packet;
 mod prefetch;
+mod queue;
 mod reading;
 mod record;
 pub mod route;
@@ -46,7 +47,7 @@ use route::{Application, Counted, Outcome, Snapshot};
 use rules::{Arrival, RouteChange, Step, TimeClass, judge};
 use sending::Release;
 use side::Side;
-use unregistered::Admission;
+use unregistered::{Admission, Queued};
 
 /// What may move a route, of what authenticates (rule R1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -389,8 +390,8 @@ impl RouteTable {
             self.make_room();
         }
         let mut place = self.records.lock(id);
-        let (result, is_stranger) = match place.find_mut() {
-            Some(record) => (with(record), false),
+        let (result, stranger) = match place.find_mut() {
+            Some(record) => (with(record), None),
             None => {
                 // Once more, now that nobody can change it.
                 let registered = self.registered.has(id);
@@ -401,13 +402,15 @@ impl RouteTable {
                 if !registered {
                     self.admission.enter();
                 }
-                (with(record), !registered)
+                let stranger = (!registered).then(|| Queued::new(at, id, record.generation));
+                (with(record), stranger)
             }
         };
         drop(place);
-        if is_stranger {
-            let is_unregistered = |id| self.records.lock(id).find().is_some_and(|record| !record.registered());
-            self.admission.queue(id, at, is_unregistered);
+        if let Some(stranger) = stranger {
+            let is_it =
+                |queued: &Queued| self.records.lock(queued.id).find().is_some_and(|record| queued.is_of(record));
+            self.admission.queue(stranger, is_it);
         }
         Some(result)
     }
@@ -432,12 +435,12 @@ impl RouteTable {
 
     /// Forgets the least recently heard unregistered devices until there is room for one more.
     fn make_room(&self) {
-        self.admission.make_room(|id, heard_at, whatever| {
-            let mut place = self.records.lock(id);
-            match place.find().filter(|record| !record.registered()) {
-                Some(record) if whatever || record.last_at() <= heard_at => {
+        self.admission.make_room(|queued, whatever| {
+            let mut place = self.records.lock(queued.id);
+            match place.find().filter(|record| queued.is_of(record)) {
+                Some(record) if whatever || record.last_at() <= queued.heard_at() => {
                     // Under the lock of the record: whoever makes the next one of this device sees it.
-                    self.forget(id, record);
+                    self.forget(queued.id, record);
                     place.remove();
                     unregistered::Examined::Removed
                 }
