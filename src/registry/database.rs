@@ -59,6 +59,11 @@ const LOG_BYTES: &str = "67108864";
 pub(super) const SIZE: &str = "SELECT (page_count - freelist_count) * page_size \
                                FROM pragma_page_count(), pragma_freelist_count(), pragma_page_size()";
 
+/// The text of the bytes in a column, as an expression of a query. Where there are none it is not to be asked for.
+pub(super) fn hexadecimal(column: &str) -> String {
+    format!("hex({column})")
+}
+
 /// Rows on their way from the thread of a connection to who asked. With the usual 50, all devices are read half as fast.
 const ROWS: usize = 1024;
 

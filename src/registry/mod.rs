@@ -20,6 +20,7 @@ mod ids;
 mod keys;
 mod listing;
 mod live;
+mod loading;
 mod lock;
 mod message_batch;
 mod message_rows;

@@ -3,22 +3,20 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use futures_util::TryStreamExt;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::database::{Connection, Database, from_json, to_32, to_device_id, to_number, to_time};
+use super::database::{Connection, Database, to_32, to_number};
 use super::error::OpenError;
 use super::ids::Ids;
+use super::loading::{Devices, load_devices};
 use super::lock::Lock;
 use super::networks::key_id;
 use super::rules::SecondKey;
 use super::{Live, Registry};
-use crate::auth::keys::{DeviceKey, NetworkInfo, RootKey, device_key_id};
+use crate::auth::keys::{NetworkInfo, RootKey, device_key_id};
 use crate::clock::Clock;
-use crate::id::DeviceId;
 use crate::records::NewDeviceState;
-use crate::table::Registration;
 use crate::table::route::Application;
 use crate::wire::tdf::Version;
 
@@ -27,10 +25,6 @@ const PUBLIC_KEY: &str = "gateway-public-key";
 
 /// Devices whose root keys are made anew in one change. A thousand take about 80 ms.
 const BATCH: i64 = 1000;
-
-/// Number, device id, owner, made at, root key, key id, public key and root key of the second key, state if anything is said
-/// of it.
-type Row = (i64, i64, i64, i64, Option<Vec<u8>>, Option<i64>, Option<Vec<u8>>, Option<Vec<u8>>, Option<String>);
 
 /// Number, public key of the key, public key of the second key.
 type PublicKeys = (i64, Option<Vec<u8>>, Option<Vec<u8>>);
@@ -82,13 +76,13 @@ impl Opening {
     pub async fn load_devices(self) -> Result<Loaded, OpenError> {
         let Self { database, live, clock, networks } = self;
         let load = async {
-            let (devices, states) = load_devices(&database, &live).await?;
-            Ok((devices, states, greatest_id(&database).await?))
+            let devices = load_devices(&database, &live).await?;
+            Ok((devices, greatest_id(&database).await?))
         };
-        let (devices, states, greatest_id) = load.await.map_err(|error| database.explain(error))?;
+        let (devices, greatest_id) = load.await.map_err(|error| database.explain(error))?;
         let ids = Arc::new(Ids::above(greatest_id));
         let registry = Registry { database, live, clock, ids, heard: Arc::default(), incoming: Arc::default() };
-        Ok(Loaded { registry, states, networks, devices })
+        Ok(Loaded { registry, networks, devices })
     }
 }
 
@@ -96,19 +90,18 @@ impl Opening {
 #[derive(Debug)]
 pub struct Loaded {
     registry: Registry,
-    states: Vec<(DeviceId, Application)>,
     networks: usize,
-    devices: u64,
+    devices: Devices,
 }
 
 impl Loaded {
     /// Tells the table of the states of devices, unless it knows them: from the devices themselves, as it kept them.
     pub fn finish(self) -> Registry {
-        let Self { registry, states, networks, devices } = self;
+        let Self { registry, networks, devices } = self;
         // Not before: a start that fails is one line.
-        tracing::info!(networks, devices, "registry");
+        tracing::info!(networks, devices = devices.count, "registry");
         let (table, now) = (&registry.live.table, registry.clock.now());
-        for (id, application) in states {
+        for (id, application) in devices.states {
             if table.snapshot(id).is_none_or(|snapshot| snapshot.application.is_none()) {
                 table.set_application(id, application, now);
             }
@@ -135,7 +128,7 @@ async fn load_networks(database: &Database, live: &Live) -> Result<usize, sqlx::
 }
 
 /// Says of how many records the configuration file has another key, or the same.
-fn warn_of_hidden(count: u64, kind: &str) {
+pub(super) fn warn_of_hidden(count: u64, kind: &str) {
     if count > 0 {
         tracing::warn!(
             count,
@@ -143,44 +136,6 @@ fn warn_of_hidden(count: u64, kind: &str) {
             "the registry has keys of what is in the configuration file too, whose keys are in force"
         );
     }
-}
-
-/// One by one, as they come: a fleet is not held twice.
-async fn load_devices(database: &Database, live: &Live) -> Result<(u64, Vec<(DeviceId, Application)>), sqlx::Error> {
-    let query = "SELECT n, device_id, organisation, created_at, key_root, key_id, second_public, second_root, \
-                 CASE WHEN state = '{}' THEN NULL ELSE state END FROM device ORDER BY n";
-    let mut reader = database.loader().await?;
-    let mut rows = sqlx::query_as(query).fetch(&mut reader);
-    let (mut count, mut hidden, mut states) = (0, 0, Vec::new());
-    while let Some(row) = rows.try_next().await? {
-        hidden += u64::from(load_device(row, live, &mut states)?);
-        count += 1;
-    }
-    warn_of_hidden(hidden, "devices");
-    Ok((count, states))
-}
-
-/// True if it has a key that is not in force, as the configuration has one.
-fn load_device(row: Row, live: &Live, states: &mut Vec<(DeviceId, Application)>) -> Result<bool, sqlx::Error> {
-    let (n, device_id, organisation, created_at, root, key, second_public, second_root, state) = row;
-    let (root, second_root) = (root.map(Zeroizing::new), second_root.map(Zeroizing::new));
-    let device_id = to_device_id(device_id);
-    let (organisation, record) = (to_number(organisation)?, to_number(n)?);
-    live.table.register(device_id, Registration { at: to_time(created_at), organisation, record });
-    let is_hidden = root.is_some() && live.configured.devices.contains(&device_id);
-    if let Some(root) = root
-        && !is_hidden
-    {
-        let key = DeviceKey { key_id: key.map(key_id).transpose()?, root: RootKey::new(to_32(&root)?) };
-        let second = second_key(second_public.as_deref(), second_root.as_ref().map(|root| &root[..]))?;
-        live.keys.set_device(device_id, key, second.map(|second| second.device_key(&live.cloud_keys)));
-    }
-    if let Some(state) = state
-        && let Some(application) = application(&from_json(&state)?)
-    {
-        states.push((device_id, application));
-    }
-    Ok(is_hidden)
 }
 
 /// The second key of a device, if it has one.
@@ -288,7 +243,7 @@ mod tests {
     use super::super::testing::{BARE, Site, Stored, live, opens_device};
     use super::*;
     use crate::auth::Refusal;
-    use crate::auth::keys::KeyPair;
+    use crate::auth::keys::{DeviceKey, KeyPair};
     use crate::id::{DeviceId, KeyId};
 
     const STATE: &str = r#"{"applicationId":5,"applicationVersion":{"major":1,"minor":2,"revision":3,"buildNum":4}}"#;

@@ -1,0 +1,117 @@
+//! Reading all devices at the start, for the packet path.
+//!
+//! Devices that are handed over one by one take ten times what the engine takes to read them: each value is copied by itself, and
+//! each row goes from one thread to another. So the engine makes a line of text of each device, and hands over many lines at
+//! once.
+
+use sqlx::{AssertSqlSafe, Row, SqlSafeStr, SqlStr};
+
+use super::Live;
+use super::database::{Database, from_json, hexadecimal, to_device_id, to_number, to_time, unreadable};
+use super::networks::key_id;
+use super::open::{application, warn_of_hidden};
+use super::rules::SecondKey;
+use crate::auth::keys::{DeviceKey, RootKey};
+use crate::id::DeviceId;
+use crate::table::Registration;
+use crate::table::route::Application;
+
+/// Devices read at once: so many that asking for them costs nothing next to reading them. They take 60 to 300 KB.
+const CHUNK: i64 = 1000;
+
+/// Values in the line of a device.
+const VALUES: usize = 9;
+
+/// Stands for a value that a device has not.
+const NONE: &str = "-";
+
+/// What was loaded.
+#[derive(Debug, Default)]
+pub(super) struct Devices {
+    /// How many there are.
+    pub(super) count: u64,
+    /// What those run of whose state enough is said.
+    pub(super) states: Vec<(DeviceId, Application)>,
+    /// Those with a key that is not in force, as the configuration has one.
+    hidden: u64,
+}
+
+/// Tells `live` of every device. What is on its way is held twice, a fleet is not.
+///
+/// # Errors
+/// The database cannot be read, or a value in it is none that was written here.
+pub(super) async fn load_devices(database: &Database, live: &Live) -> Result<Devices, sqlx::Error> {
+    let (query, mut devices, mut last) = (chunk(), Devices::default(), i64::MIN);
+    let mut reader = database.loader().await?;
+    loop {
+        let row = sqlx::query(query.clone()).bind(last).bind(CHUNK).fetch_one(&mut reader).await?;
+        let Some(greatest) = row.try_get(0)? else { break };
+        for line in row.try_get::<&str, _>(1)?.split('\n') {
+            devices.load(line, live)?;
+        }
+        last = greatest;
+    }
+    warn_of_hidden(devices.hidden, "devices");
+    Ok(devices)
+}
+
+/// The query for at most `$2` devices after number `$1`: the greatest of their numbers, and a line for each of them. There are no
+/// ends of lines in a line, as there are none in JSON that was written here.
+fn chunk() -> SqlStr {
+    let [root, public, second] = ["key_root", "second_public", "second_root"].map(|column| {
+        let text = hexadecimal(column);
+        format!("CASE WHEN {column} IS NULL THEN '{NONE}' ELSE {text} END")
+    });
+    let key_id = format!("coalesce(CAST(key_id AS TEXT), '{NONE}')");
+    let line =
+        format!("concat_ws(' ', n, device_id, organisation, created_at, {root}, {key_id}, {public}, {second}, state)");
+    let devices = format!("SELECT n, {line} AS line FROM device WHERE n > $1 ORDER BY n LIMIT $2");
+    AssertSqlSafe(format!("SELECT max(n), string_agg(line, '\n') FROM ({devices}) AS chunk")).into_sql_str()
+}
+
+impl Devices {
+    fn load(&mut self, line: &str, live: &Live) -> Result<(), sqlx::Error> {
+        let mut values = line.splitn(VALUES, ' ');
+        let mut value = || values.next().ok_or_else(|| unreadable("a device of fewer values than it has"));
+        let (n, device_id, organisation) = (number(value()?)?, number(value()?)?, number(value()?)?);
+        let at = to_time(number(value()?)?);
+        let (root, id) = (key(value()?)?, value()?);
+        let second = key(value()?)?.zip(key(value()?)?);
+        let state = value()?;
+
+        let device_id = to_device_id(device_id);
+        let registration = Registration { at, organisation: to_number(organisation)?, record: to_number(n)? };
+        live.table.register(device_id, registration);
+        self.count += 1;
+        if let Some(root) = root {
+            if live.configured.devices.contains(&device_id) {
+                self.hidden += 1;
+            } else {
+                let id = if id == NONE { None } else { Some(key_id(number(id)?)?) };
+                let second = second.map(|(public, root)| SecondKey { public, root: RootKey::new(root) });
+                let second = second.map(|second| second.device_key(&live.cloud_keys));
+                live.keys.set_device(device_id, DeviceKey { key_id: id, root: RootKey::new(root) }, second);
+            }
+        }
+        if state != "{}"
+            && let Some(application) = application(&from_json(state)?)
+        {
+            self.states.push((device_id, application));
+        }
+        Ok(())
+    }
+}
+
+fn number(text: &str) -> Result<i64, sqlx::Error> {
+    text.parse().map_err(|_| unreadable("a number that is none"))
+}
+
+/// A key, or none.
+fn key(text: &str) -> Result<Option<[u8; 32]>, sqlx::Error> {
+    if text == NONE {
+        return Ok(None);
+    }
+    let mut key = [0; 32];
+    hex::decode_to_slice(text, &mut key).map_err(|_| unreadable("a key that has not 32 bytes"))?;
+    Ok(Some(key))
+}
