@@ -115,3 +115,81 @@ fn key(text: &str) -> Result<Option<[u8; 32]>, sqlx::Error> {
     hex::decode_to_slice(text, &mut key).map_err(|_| unreadable("a key that has not 32 bytes"))?;
     Ok(Some(key))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Configured;
+    use super::super::testing::{Site, live, opens_device};
+    use super::*;
+    use crate::auth::keys::KeyPair;
+    use crate::id::KeyId;
+
+    const DEVICES: i64 = 2 * CHUNK + 1;
+
+    /// Changes what is stored.
+    async fn change(site: &Site, query: &str) {
+        let mut change = site.registry.database.change().await.unwrap();
+        sqlx::query(AssertSqlSafe(query)).execute(&mut *change).await.unwrap();
+        change.commit(|| ()).await.unwrap();
+    }
+
+    /// So many devices that they come in three chunks, of which device `k` has number and device id `k` and was made at `k`.
+    async fn fleet() -> Site {
+        let site = Site::new().await;
+        let acme = site.organisation("acme").await;
+        site.board(&acme, "board", false).await;
+        let made = format!(
+            "WITH RECURSIVE c(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM c WHERE k < {DEVICES}) \
+             INSERT INTO device (id, created_at, updated_at, organisation, board, device_id, soc, mcu_id, metadata, state, \
+             state_updated_at) SELECT randomblob(16), k, k, 1, 1, k + (-9223372036854775807 - 1), 'nRF9151', k, '{{}}', '{{}}', 1 FROM c"
+        );
+        change(&site, &made).await;
+        site
+    }
+
+    fn registration(site: &Site, device: i64) -> Option<Registration> {
+        site.live.table.registration(DeviceId(device.cast_unsigned()))
+    }
+
+    #[tokio::test]
+    async fn every_device_of_every_chunk_is_registered_and_no_other() {
+        let site = fleet().await;
+        change(&site, &format!("DELETE FROM device WHERE n = {CHUNK} OR n = {CHUNK} + 7")).await;
+        let site = site.restart(live(1, Configured::default()), 0).await;
+        for device in 0..DEVICES + 2 {
+            let at = to_time(device);
+            let expected = Registration { at, organisation: 1, record: device as u32 };
+            let is_there = (1..=DEVICES).contains(&device) && ![CHUNK, CHUNK + 7].contains(&device);
+            assert_eq!(registration(&site, device), is_there.then_some(expected));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_few_devices_have_is_that_of_these_devices() {
+        let site = fleet().await;
+        let (gateway, device) = (KeyPair::from_private([1; 32]), KeyPair::from_private([40; 32]));
+        let [public, root] = [device.public(), *device.shared_root(gateway.public()).unwrap().bytes()].map(hex::encode);
+        let first = hex::encode([5; 32]);
+        change(&site, &format!("UPDATE device SET key_root = x'{first}' WHERE n = {CHUNK}")).await;
+        let two = format!("key_id = 7, second_public = x'{public}', second_root = x'{root}'");
+        change(&site, &format!("UPDATE device SET key_root = x'{first}', {two} WHERE n = {CHUNK} + 1")).await;
+        let state = r#"{"applicationId":5,"applicationVersion":{"major":1,"minor":2,"revision":3,"buildNum":4}}"#;
+        change(&site, &format!("UPDATE device SET state = '{state}' WHERE n = {DEVICES}")).await;
+
+        let site = site.restart(live(1, Configured::default()), 0).await;
+        let opens = |device: i64, id, root: [u8; 32]| {
+            let id = KeyId::new(id).unwrap();
+            opens_device(&site.live, DeviceId(device.cast_unsigned()), id, &RootKey::new(root)).is_ok()
+        };
+        let second = crate::auth::keys::device_key_id(&gateway.public(), &device.public()).get();
+        let shared = *device.shared_root(gateway.public()).unwrap().bytes();
+        assert!(opens(CHUNK, 9, [5; 32]), "whatever its key id");
+        assert!(opens(CHUNK + 1, 7, [5; 32]) && opens(CHUNK + 1, second, shared));
+        assert!(!opens(CHUNK + 1, 9, [5; 32]) && !opens(CHUNK + 2, 7, [5; 32]));
+        let keyed = (0..DEVICES + 2).filter(|device| site.live.keys.has_device(DeviceId(device.cast_unsigned())));
+        assert_eq!(keyed.collect::<Vec<_>>(), [CHUNK, CHUNK + 1]);
+        assert_eq!(site.live.table.devices().0, 1);
+        let snapshot = site.live.table.snapshot(DeviceId(DEVICES.cast_unsigned())).unwrap();
+        assert_eq!(snapshot.application.unwrap().version.to_string(), "1.2.3+00000004");
+    }
+}

@@ -37,6 +37,9 @@ const FULL: usize = 64 << 10;
 /// taken for it.
 const LONGEST: usize = FULL + ROW_HEAD + u16::MAX as usize;
 
+/// Rows whose devices are told of together before they are read.
+const AHEAD: usize = 64;
+
 /// Up to where a file is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct End {
@@ -144,17 +147,17 @@ struct Place {
 }
 
 /// Reads a file up to `end`, the last row first, so that of each device the present record comes first: `each` is told the
-/// values, `None` for what was forgotten.
+/// values, `None` for what was forgotten. Which devices they are of, `ahead` is told before: of a few at a time.
 ///
 /// # Errors
 /// What is wrong with the file, and at which byte.
 pub(super) fn read_back(
     file: &mut dyn Source,
     end: End,
+    ahead: impl Fn(&[DeviceId]),
     mut each: impl FnMut(DeviceId, Option<&[u8]>) -> Result<(), Fault>,
 ) -> Result<(), Fault> {
-    let mut rows = Vec::new();
-    let mut starts = Vec::new();
+    let (mut rows, mut ids, mut values) = (Vec::new(), Vec::new(), Vec::new());
     for place in places(file, end)?.into_iter().rev() {
         file.seek(SeekFrom::Start(place.at))?;
         rows.resize(place.length as usize, 0);
@@ -162,16 +165,23 @@ pub(super) fn read_back(
         if checksum(place.before, place.length, &rows) != place.checksum {
             return Err(Fault::damaged("a checksum is wrong", place.at));
         }
-        starts.clear();
+        ids.clear();
+        values.clear();
         let mut at = 0;
         while at < rows.len() {
-            let (_, value) = row(&rows[at..]).ok_or_else(|| Fault::damaged("a row has no end", place.at))?;
-            starts.push(at);
-            at += ROW_HEAD + value.len();
+            let (id, value) = row(&rows[at..]).ok_or_else(|| Fault::damaged("a row has no end", place.at))?;
+            ids.push(id);
+            let begin = at + ROW_HEAD;
+            at = begin + value.len();
+            values.push(begin..at);
         }
-        for &start in starts.iter().rev() {
-            let Some((id, value)) = row(&rows[start..]) else { continue };
-            each(id, (!value.is_empty()).then_some(value)).map_err(|fault| fault.at(place.at + start as u64))?;
+        for (ids, values) in ids.rchunks(AHEAD).zip(values.rchunks(AHEAD)) {
+            ahead(ids);
+            for (&id, value) in ids.iter().zip(values).rev() {
+                let begin = place.at + (value.start - ROW_HEAD) as u64;
+                let value = &rows[value.clone()];
+                each(id, (!value.is_empty()).then_some(value)).map_err(|fault| fault.at(begin))?;
+            }
         }
     }
     Ok(())

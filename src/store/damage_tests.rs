@@ -36,6 +36,7 @@ fn load(data_dir: &Path, set_aside: bool) -> Result<(Store, Rows), OpenError> {
     let store = Store::open(data_dir, set_aside, NOW)?;
     let rows = RefCell::new(Rows::new());
     store.load_by(
+        |_| {},
         |id| rows.borrow().contains_key(&id.0),
         |id, kept| {
             rows.borrow_mut().insert(id.0, kept.count);

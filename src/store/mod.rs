@@ -143,19 +143,21 @@ impl Store {
     /// # Errors
     /// A record cannot be read: nothing may be served.
     pub fn load(&self, table: &RouteTable, keys: &KeyRing) -> Result<u64, OpenError> {
-        self.load_by(|id| table.has_record(id), |id, kept| table.restore(keys, id, &kept))
+        let ahead = |ids: &[DeviceId]| table.prefetch(ids);
+        self.load_by(ahead, |id| table.has_record(id), |id, kept| table.restore(keys, id, &kept))
     }
 
-    /// As [`Self::load`]. `restore` is told of the present record of a device, after which it is one that `is_restored`: the rows
+    /// As [`Self::load`]. `ahead` is told of which devices the next rows are. `restore` is told of the present record of a device, after which it is one that `is_restored`: the rows
     /// before that are not looked into.
     fn load_by(
         &self,
+        ahead: impl Fn(&[DeviceId]),
         is_restored: impl Fn(DeviceId) -> bool,
         mut restore: impl FnMut(DeviceId, Kept),
     ) -> Result<u64, OpenError> {
         let mut forgotten = HashSet::<DeviceId, RandomState>::default();
         let mut rows = 0;
-        self.read(|id, value| {
+        self.read(ahead, |id, value| {
             rows += 1;
             match value {
                 None => drop(forgotten.insert(id)),
@@ -169,13 +171,17 @@ impl Store {
 
     /// Reads everything, and keeps nothing.
     fn check(&self) -> Result<(), OpenError> {
-        self.read(|_, value| value.map(blocks::record).transpose().map(drop))
+        self.read(|_| {}, |_, value| value.map(blocks::record).transpose().map(drop))
     }
 
-    fn read(&self, each: impl FnMut(DeviceId, Option<&[u8]>) -> Result<(), Fault>) -> Result<(), OpenError> {
+    fn read(
+        &self,
+        ahead: impl Fn(&[DeviceId]),
+        each: impl FnMut(DeviceId, Option<&[u8]>) -> Result<(), Fault>,
+    ) -> Result<(), OpenError> {
         let Some(marker) = self.found.filter(|marker| marker.file != 0) else { return Ok(()) };
         let name = marker.records();
-        let read = || blocks::read_back(&mut *self.disk.read(&name)?, marker.end(), each);
+        let read = || blocks::read_back(&mut *self.disk.read(&name)?, marker.end(), ahead, each);
         read().map_err(|fault| fault.of(&self.path, &name))
     }
 
