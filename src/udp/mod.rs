@@ -97,13 +97,14 @@ fn new_socket(address: SocketAddr) -> io::Result<socket2::Socket> {
     socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))
 }
 
-/// Sets what receiving needs.
+/// Sets what receiving needs: packet information, where a datagram may have been sent to one of several addresses.
 fn prepare(socket: &socket2::Socket, address: SocketAddr) -> io::Result<()> {
     socket.set_nonblocking(true)?;
+    let is_wanted = LocalAddress::of_all(address).is_none();
     if address.is_ipv6() {
-        setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+        setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &is_wanted)?;
     } else {
-        setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?;
+        setsockopt(socket, sockopt::Ipv4PacketInfo, &is_wanted)?;
     }
     Ok(())
 }
@@ -176,6 +177,16 @@ impl LocalAddress {
     /// The address, unless the system is to choose.
     pub fn ip(self) -> Option<IpAddr> {
         self.ip
+    }
+
+    /// The one that all datagrams of a socket bound to `address` arrive on, if there is only one. Replies leave from it unasked.
+    fn of_all(address: SocketAddr) -> Option<Self> {
+        let ip = address.ip();
+        let interface = match address {
+            SocketAddr::V6(address) if address.ip().is_unicast_link_local() => address.scope_id(),
+            _ => 0,
+        };
+        (!ip.is_unspecified() && !ip.is_multicast()).then_some(Self { ip: Some(ip), interface })
     }
 
     fn from_v4(info: libc::in_pktinfo) -> Self {
@@ -297,10 +308,24 @@ mod tests {
         assert_eq!((small.address(), small.receive_buffer()), (to, before));
         let large = BoundSocket::adopt(socket, before + 65_536).unwrap();
         assert!(large.receive_buffer() >= before, "{} of {before}", large.receive_buffer());
-        assert!(getsockopt(&large.socket, sockopt::Ipv4PacketInfo).unwrap());
+        assert!(!getsockopt(&large.socket, sockopt::Ipv4PacketInfo).unwrap(), "it has one address");
+        let of_all = BoundSocket::adopt(std::net::UdpSocket::bind("0.0.0.0:0").unwrap(), 4096).unwrap();
+        assert!(getsockopt(&of_all.socket, sockopt::Ipv4PacketInfo).unwrap());
         let mut bytes = [0; 16];
         assert_eq!(large.socket.recv(&mut bytes).unwrap(), 5);
         assert_eq!(large.socket.recv(&mut bytes).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn only_a_socket_of_one_address_knows_where_all_datagrams_arrive() {
+        let of_all =
+            |text| LocalAddress::of_all(address(text)).map(|local| (local.ip.unwrap().to_string(), local.interface));
+        for several in ["0.0.0.0:1", "224.0.0.1:1", "[::]:1", "[ff02::1%3]:1"] {
+            assert_eq!(of_all(several), None, "{several}");
+        }
+        assert_eq!(of_all("192.0.2.1:1"), Some(("192.0.2.1".to_owned(), 0)));
+        assert_eq!(of_all("[2001:db8::1]:1"), Some(("2001:db8::1".to_owned(), 0)));
+        assert_eq!(of_all("[fe80::1%3]:1"), Some(("fe80::1".to_owned(), 3)));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Receiving: one system call brings up to [`RECEIVE_BATCH`] datagrams into buffers made once.
 //!
-//! What comes beside a datagram is always exactly one control message, the packet information, and the room for it is
-//! exactly its size. That is why the drop counter beside each datagram (`SO_RXQ_OVFL`) is not used: the headers are made
+//! What comes beside a datagram is always the same: nothing where the socket is bound to one address, which saves the kernel and
+//! us a good part of what a datagram costs beyond its bytes, and elsewhere exactly one control message, the packet information,
+//! whose size is exactly the room for it. That is why the drop counter beside each datagram (`SO_RXQ_OVFL`) is not used: the headers are made
 //! once and the `nix` crate never restores the room the kernel used up in them, so a message that comes only
 //! sometimes (this one only after the first drop) would push the packet information out.
 
@@ -48,22 +49,14 @@ pub struct Datagram<'a> {
 #[derive(Debug)]
 pub struct Receiver {
     socket: Arc<Socket>,
-    headers: Headers,
-    buffers: Box<Buffers>,
-    arrivals: Vec<Arrival>,
+    batch: Batch,
     dropped: u32,
 }
 
 impl Receiver {
     /// Makes the buffers, about 140 KiB. Nothing is allocated afterwards.
     pub fn new(socket: Arc<Socket>) -> Self {
-        Self {
-            headers: Headers::new(socket.address),
-            socket,
-            buffers: Box::new([[0; MAX_DATAGRAM]; RECEIVE_BATCH]),
-            arrivals: Vec::with_capacity(RECEIVE_BATCH),
-            dropped: 0,
-        }
+        Self { batch: Batch::new(socket.address), socket, dropped: 0 }
     }
 
     /// Waits for datagrams and receives those that are there, at most [`RECEIVE_BATCH`]. Returns how many
@@ -76,14 +69,15 @@ impl Receiver {
     /// The socket cannot be received from now: the kernel is out of memory, or the socket is broken. Receiving again at
     /// once would spin.
     pub async fn receive(&mut self) -> io::Result<usize> {
-        let Self { socket, headers, buffers, arrivals, .. } = self;
+        let Self { socket, batch, .. } = self;
         let fd = socket.socket.as_raw_fd();
-        socket.socket.async_io(Interest::READABLE, || headers.receive(fd, buffers, arrivals)).await
+        socket.socket.async_io(Interest::READABLE, || batch.receive(fd)).await
     }
 
     /// The datagrams of the last [`Self::receive`], in the order of their arrival.
     pub fn datagrams(&mut self) -> impl ExactSizeIterator<Item = Datagram<'_>> {
-        self.buffers.iter_mut().zip(&self.arrivals).map(|(buffer, arrival)| Datagram {
+        let Batch { buffers, arrivals, .. } = &mut self.batch;
+        buffers.iter_mut().zip(arrivals).map(|(buffer, arrival)| Datagram {
             bytes: &mut buffer[..arrival.length],
             peer: arrival.peer,
             local: arrival.local,
@@ -105,6 +99,16 @@ impl Receiver {
     }
 }
 
+/// What one call brings, and the room for it.
+#[derive(Debug)]
+struct Batch {
+    headers: Headers,
+    /// Where all datagrams arrive; `None`: each says so itself.
+    local: Option<LocalAddress>,
+    buffers: Box<Buffers>,
+    arrivals: Vec<Arrival>,
+}
+
 /// What is known of a datagram beside its bytes.
 #[derive(Clone, Copy, Debug)]
 struct Arrival {
@@ -114,8 +118,35 @@ struct Arrival {
     truncated: bool,
 }
 
-/// Message headers with room for addresses and packet information of one version of IP. Both have a fixed size, so the
-/// sizes that the kernel writes back are the ones the next call needs.
+impl Batch {
+    /// For a socket that is bound to this address.
+    fn new(address: SocketAddr) -> Self {
+        let local = LocalAddress::of_all(address);
+        Self {
+            headers: Headers::new(address, local.is_none()),
+            local,
+            buffers: Box::new([[0; MAX_DATAGRAM]; RECEIVE_BATCH]),
+            arrivals: Vec::with_capacity(RECEIVE_BATCH),
+        }
+    }
+
+    /// Receives what is there without waiting. Returns how many datagrams that is.
+    fn receive(&mut self, fd: RawFd) -> io::Result<usize> {
+        self.arrivals.clear();
+        let Self { headers, local, buffers, arrivals } = self;
+        let received = match headers {
+            Headers::V4(headers) => receive_into(headers, fd, *local, buffers, arrivals),
+            Headers::V6(headers) => receive_into(headers, fd, *local, buffers, arrivals),
+        };
+        match received {
+            Err(error) if !is_passing(error) => Err(error.into()),
+            _ => Ok(self.arrivals.len()),
+        }
+    }
+}
+
+/// Message headers with room for addresses of one version of IP, and for packet information where it comes. All have a fixed
+/// size, so the sizes that the kernel writes back are the ones the next call needs.
 #[derive(Debug)]
 enum Headers {
     V4(MultiHeaders<SockaddrIn>),
@@ -123,24 +154,13 @@ enum Headers {
 }
 
 impl Headers {
-    fn new(address: SocketAddr) -> Self {
+    fn new(address: SocketAddr, with_packet_information: bool) -> Self {
         if address.is_ipv4() {
-            Self::V4(MultiHeaders::preallocate(RECEIVE_BATCH, Some(nix::cmsg_space!(libc::in_pktinfo))))
+            let control = with_packet_information.then(|| nix::cmsg_space!(libc::in_pktinfo));
+            Self::V4(MultiHeaders::preallocate(RECEIVE_BATCH, control))
         } else {
-            Self::V6(MultiHeaders::preallocate(RECEIVE_BATCH, Some(nix::cmsg_space!(libc::in6_pktinfo))))
-        }
-    }
-
-    /// Receives what is there without waiting. Returns the new length of `arrivals`.
-    fn receive(&mut self, fd: RawFd, buffers: &mut Buffers, arrivals: &mut Vec<Arrival>) -> io::Result<usize> {
-        arrivals.clear();
-        let received = match self {
-            Self::V4(headers) => receive_into(headers, fd, buffers, arrivals),
-            Self::V6(headers) => receive_into(headers, fd, buffers, arrivals),
-        };
-        match received {
-            Err(error) if !is_passing(error) => Err(error.into()),
-            _ => Ok(arrivals.len()),
+            let control = with_packet_information.then(|| nix::cmsg_space!(libc::in6_pktinfo));
+            Self::V6(MultiHeaders::preallocate(RECEIVE_BATCH, control))
         }
     }
 }
@@ -148,6 +168,7 @@ impl Headers {
 fn receive_into<S>(
     headers: &mut MultiHeaders<S>,
     fd: RawFd,
+    local: Option<LocalAddress>,
     buffers: &mut Buffers,
     arrivals: &mut Vec<Arrival>,
 ) -> nix::Result<()>
@@ -160,7 +181,7 @@ where
         length: message.bytes,
         // Always there for UDP. Without one it would be nobody's datagram, but it keeps its place beside its buffer.
         peer: message.address.map_or(NOBODY, Into::into),
-        local: local_address(&message),
+        local: local.unwrap_or_else(|| local_address(&message)),
         truncated: message.flags.contains(MsgFlags::MSG_TRUNC),
     }));
     Ok(())
@@ -328,8 +349,8 @@ mod tests {
 
     /// Receives without waiting; leaves no datagrams if none is there.
     fn receive_now(receiver: &mut Receiver) -> usize {
-        let Receiver { socket, headers, buffers, arrivals, .. } = receiver;
-        match headers.receive(socket.socket.as_raw_fd(), buffers, arrivals) {
+        let Receiver { socket, batch, .. } = receiver;
+        match batch.receive(socket.socket.as_raw_fd()) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => panic!("{error}"),

@@ -34,7 +34,11 @@ pub struct Sent {
 #[derive(Debug)]
 pub struct Sender {
     socket: Arc<Socket>,
-    headers: MultiHeaders<SockaddrStorage>,
+    /// Where datagrams leave from that name no source, or this one.
+    bound: Option<LocalAddress>,
+    /// For those that name another source, and for all others.
+    sourced: MultiHeaders<SockaddrStorage>,
+    plain: MultiHeaders<SockaddrStorage>,
     peers: Vec<Option<SockaddrStorage>>,
     queue: Vec<Queued>,
     bytes: Vec<u8>,
@@ -49,7 +53,7 @@ struct Queued {
 }
 
 impl Sender {
-    /// Makes the buffers, about 80 KiB. Nothing is allocated afterwards.
+    /// Makes the buffers, about 100 KiB. Nothing is allocated afterwards.
     pub fn new(socket: Arc<Socket>) -> Self {
         // Exactly the room of the one control message: the kernel refuses a rest without a header.
         let control = if socket.address.is_ipv4() {
@@ -58,8 +62,10 @@ impl Sender {
             nix::cmsg_space!(libc::in6_pktinfo)
         };
         Self {
+            bound: LocalAddress::of_all(socket.address),
             socket,
-            headers: MultiHeaders::preallocate(SEND_BATCH, Some(control)),
+            sourced: MultiHeaders::preallocate(SEND_BATCH, Some(control)),
+            plain: MultiHeaders::preallocate(SEND_BATCH, None),
             peers: Vec::with_capacity(SEND_BATCH),
             queue: Vec::with_capacity(SEND_BATCH),
             bytes: Vec::with_capacity(SEND_BYTES),
@@ -121,16 +127,18 @@ impl Sender {
             let queued = self.queue.get(start + index);
             [io::IoSlice::new(queued.map_or(&[], |queued| &self.bytes[queued.bytes.clone()]))]
         });
+        let (fd, flags) = (self.socket.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
+        let (slices, peers) = (&slices[..run], &self.peers[start..end]);
+        if local == LocalAddress::default() || Some(local) == self.bound {
+            return Ok(sendmmsg(fd, &mut self.plain, slices, peers, [], flags)?.count());
+        }
         let (v4, v6) = (local.to_v4(), local.to_v6());
         let source = if self.socket.address.is_ipv4() {
             ControlMessage::Ipv4PacketInfo(&v4)
         } else {
             ControlMessage::Ipv6PacketInfo(&v6)
         };
-        let fd = self.socket.socket.as_raw_fd();
-        let peers = &self.peers[start..end];
-        let sent = sendmmsg(fd, &mut self.headers, &slices[..run], peers, [source], MsgFlags::MSG_DONTWAIT)?;
-        Ok(sent.count())
+        Ok(sendmmsg(fd, &mut self.sourced, slices, peers, [source], flags)?.count())
     }
 }
 
