@@ -51,38 +51,49 @@ impl Vias {
     }
 }
 
+/// Ways that a thread knows without asking. A machine with more addresses than that in use at a time is rare.
+const KNOWN: usize = 8;
+
 /// Names the ways of one socket.
 #[derive(Debug)]
 pub struct Namer {
     vias: Arc<Vias>,
     socket: usize,
-    last: Option<(LocalAddress, Via)>,
+    /// Ways that were named lately, at most [`KNOWN`], so that threads do not meet in [`Vias`] for each datagram.
+    known: Vec<(LocalAddress, Via)>,
+    /// The place of the last one.
+    last: usize,
 }
 
 impl Namer {
     /// For the socket at this place.
     pub const fn new(vias: Arc<Vias>, socket: usize) -> Self {
-        Self { vias, socket, last: None }
+        Self { vias, socket, known: Vec::new(), last: 0 }
     }
 
-    /// The name of the way by which a datagram came in at `local`. Costs a comparison where the one before came the same way.
+    /// The name of the way by which a datagram came in at `local`. Costs a comparison for each of the few ways that are in use.
     pub fn name(&mut self, local: LocalAddress) -> Via {
-        match self.last {
-            Some((last, via)) if last == local => via,
-            _ => {
-                let via = self.vias.name((self.socket, local));
-                self.last = Some((local, via));
-                via
-            }
+        if let Some(at) = self.known.iter().position(|(known, _)| *known == local) {
+            self.last = at;
+            return self.known[at].1;
         }
+        let via = self.vias.name((self.socket, local));
+        if self.known.len() < KNOWN {
+            self.last = self.known.len();
+            self.known.push((local, via));
+        } else {
+            self.last = (self.last + 1) % KNOWN;
+            self.known[self.last] = (local, via);
+        }
+        via
     }
 
-    /// The address that a name stands for, if it is one of this socket.
+    /// The address that a name stands for, if it is one of this socket. Of those that share a name, the last one.
     pub fn local(&self, via: Via) -> Option<LocalAddress> {
-        if let Some((local, last)) = self.last
-            && last == via
+        if let Some((local, last)) = self.known.get(self.last)
+            && *last == via
         {
-            return Some(local);
+            return Some(*local);
         }
         let (socket, local) = self.vias.way(via);
         (socket == self.socket).then_some(local)
@@ -113,12 +124,30 @@ mod tests {
     }
 
     #[test]
+    fn ways_in_turns_keep_their_names_whether_all_are_known_or_not() {
+        let vias = Arc::new(Vias::new(1));
+        let mut namer = Namer::new(vias, 0);
+        for count in [2, KNOWN as u16, KNOWN as u16 + 1] {
+            let names: Vec<_> = (0..count).map(|number| namer.name(local(number))).collect();
+            for number in (0..count).chain((0..count).rev()) {
+                let via = namer.name(local(number));
+                assert_eq!((via, namer.local(via)), (names[usize::from(number)], Some(local(number))));
+            }
+        }
+    }
+
+    #[test]
     fn ways_beyond_the_255th_keep_their_socket() {
         let vias = Arc::new(Vias::new(2));
         let mut namer = Namer::new(Arc::clone(&vias), 1);
         let names: Vec<_> = (0..300).map(|number| namer.name(local(number))).collect();
         assert_eq!(vias.way(names[252]), (1, local(252)));
         assert!(names[253..].iter().all(|via| vias.way(*via) == (1, LocalAddress::default())));
+        // An answer leaves from where the datagram arrived all the same.
+        for number in [298, 253, 299, 3] {
+            let via = namer.name(local(number));
+            assert_eq!((via, namer.local(via)), (names[usize::from(number)], Some(local(number))));
+        }
         assert!(!names.contains(&Via::UNKNOWN));
     }
 }
