@@ -6,7 +6,7 @@ mod floor;
 mod follow;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -89,10 +89,10 @@ impl App {
     /// not lost.
     pub fn start_on(config: Config, mut passed: Passed) -> Result<Self, StartError> {
         let receive_buffer = config.udp_receive_buffer;
-        let addresses = config.udp_listen.iter();
-        let sockets = addresses
-            .map(|&address| receive_on(address, passed.udp(address), receive_buffer))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut sockets = Vec::new();
+        for &address in &config.udp_listen {
+            sockets.append(&mut receive_on(address, &mut passed, &config)?);
+        }
         let mut listen = |address, flag| listen(address, passed.tcp(address), flag);
         let http = listen(config.http_listen, "--http-listen")?;
         let metrics = config.metrics_listen.map(|address| listen(address, "--metrics-listen")).transpose()?;
@@ -104,7 +104,8 @@ impl App {
         let store = Store::open(&config.data_dir, config.set_aside_routes, config.clock.now())?;
         let (core, epoch) = core(&config, &store, events);
         let sources: Vec<_> = sockets.iter().map(source).collect();
-        let udp = sockets.iter().map(BoundSocket::address).collect();
+        let mut udp: Vec<_> = sockets.iter().map(BoundSocket::address).collect();
+        udp.dedup();
         let (http_address, metrics_address) =
             (http.local_addr()?, metrics.as_ref().map(TcpListener::local_addr).transpose()?);
         let counters: Vec<_> = sources.iter().map(|source| source.counters.clone()).collect();
@@ -127,7 +128,8 @@ impl App {
         };
         let api_turns = Arc::new(AtomicU64::new(0));
         let turns = api_turns.clone();
-        let (networks, announced) = (config.networks.clone(), sources.clone());
+        let (networks, mut announced) = (config.networks.clone(), sources.clone());
+        announced.dedup_by_key(|source| source.listen);
         let (told, opened) = mpsc::channel();
         let (drained, served) = mpsc::channel();
         let api_thread = spawn("api", alive.clone(), async move || {
@@ -398,11 +400,15 @@ fn random_u32() -> u32 {
     RandomState::new().hash_one(std::process::id()) as u32
 }
 
-fn receive_on(address: SocketAddr, passed: Option<UdpSocket>, receive_buffer: usize) -> Result<BoundSocket, BindError> {
-    match passed {
-        Some(socket) => BoundSocket::adopt(socket, receive_buffer).map_err(|source| BindError { address, source }),
-        None => BoundSocket::bind(address, receive_buffer),
+/// The sockets of an address, each of which gets a thread: those that were passed, or new ones.
+fn receive_on(address: SocketAddr, passed: &mut Passed, config: &Config) -> Result<Vec<BoundSocket>, BindError> {
+    let receive_buffer = config.udp_receive_buffer;
+    let adopt = |socket| BoundSocket::adopt(socket, receive_buffer).map_err(|source| BindError { address, source });
+    let passed: Vec<_> = std::iter::from_fn(|| passed.udp(address)).collect();
+    if passed.is_empty() {
+        return BoundSocket::bind_several(address, receive_buffer, config.udp_threads);
     }
+    passed.into_iter().map(adopt).collect()
 }
 
 fn listen(address: SocketAddr, passed: Option<TcpListener>, flag: &'static str) -> Result<TcpListener, StartError> {

@@ -133,6 +133,10 @@ fn a_value_that_means_nothing_is_an_error_that_quotes_it() {
              write a whole number and KiB or MiB, for example 64MiB",
         ),
         (
+            "udp-threads = 65",
+            "1: udp-threads: \"65\" is not a whole number from 1 to 64; write as many as there are cores to spare",
+        ),
+        (
             "log = \"inof\"",
             "1: log: \"inof\" is not a log filter; write error, warn, info, debug, trace or off, \
              or levels by module such as info,lastroute=debug",

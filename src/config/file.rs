@@ -191,7 +191,13 @@ fn first<T: Eq + Hash>(seen: &mut Seen<T>, id: T, line: usize, name: impl Fn() -
 
 /// The texts of a value: what a flag or a variable would say.
 fn texts(name: Name, value: DeValue<'_>) -> Result<Vec<String>, Fault> {
-    let counts = [Name::UnregisteredLimit, Name::WaitersPerDevice, Name::WaitersPerCredential, Name::WaitersTotal];
+    let counts = [
+        Name::UdpThreads,
+        Name::UnregisteredLimit,
+        Name::WaitersPerDevice,
+        Name::WaitersPerCredential,
+        Name::WaitersTotal,
+    ];
     if counts.contains(&name) {
         let number = integer(&value).map(|number| vec![number.to_string()]);
         return number.ok_or_else(|| Fault::new("not a number", "write digits without quotes"));

@@ -44,6 +44,10 @@ pub struct Flags {
     /// gives
     #[arg(long, value_name = "SIZE", help_heading = "Addresses")]
     pub udp_receive_buffer: Option<String>,
+    /// Threads that receive at each UDP address, 1 to 64, each with a socket and a receive buffer of its own; all that comes
+    /// from one address and port gets to one of them. Sockets that a service manager passes have one each. Default: 1
+    #[arg(long, value_name = "N", help_heading = "Addresses")]
+    pub udp_threads: Option<String>,
     /// Address and port of the API. Default: 127.0.0.1:8080
     #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Addresses")]
     pub http_listen: Option<String>,
@@ -111,6 +115,7 @@ impl Flags {
             (Name::JwtAudience, &self.jwt_audience),
             (Name::RpcDefinitions, &self.rpc_definitions),
             (Name::UdpReceiveBuffer, &self.udp_receive_buffer),
+            (Name::UdpThreads, &self.udp_threads),
             (Name::HttpListen, &self.http_listen),
             (Name::MetricsListen, &self.metrics_listen),
             (Name::Unregistered, &self.unregistered),

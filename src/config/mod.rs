@@ -54,6 +54,8 @@ pub struct Config {
     pub udp_listen: Vec<SocketAddr>,
     /// Receive buffer to ask for at each UDP socket, in bytes. Systems may give less.
     pub udp_receive_buffer: usize,
+    /// Ingest threads of each address that is not passed, 1 to 64.
+    pub udp_threads: usize,
     /// Where the API is served. A loopback address unless there are API keys or keys of tokens.
     pub http_listen: SocketAddr,
     /// Where `/metrics` is served without credentials. `None`: only as part of the API.
@@ -195,6 +197,7 @@ fn settle(
     let log = settings.value(Name::Log, values::log_filter)?.unwrap_or_else(|| "info".to_owned());
     let udp_listen = check::udp_addresses(&settings)?;
     let udp_receive_buffer = check::udp_receive_buffer(&settings)?;
+    let udp_threads = settings.value(Name::UdpThreads, values::threads)?.unwrap_or(1);
     let table = check::table(&settings)?;
     let route_policy = settings.value(Name::RoutePolicy, values::route_policy)?.unwrap_or_default();
     let key_change = settings.value(Name::KeyChange, values::key_change)?.unwrap_or_default();
@@ -218,6 +221,7 @@ fn settle(
         checkpoint_interval: flags.checkpoint_ms.map_or(store::INTERVAL, Duration::from_millis),
         udp_listen,
         udp_receive_buffer,
+        udp_threads,
         http_listen,
         metrics_listen,
         table,

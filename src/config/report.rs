@@ -135,6 +135,7 @@ fn value(name: Name, config: &Config, settled: &Settled) -> Option<String> {
         Name::CloudKeyFile => Some(settled.kept.key_file.display().to_string()),
         Name::UdpListen => Some(config.udp_listen.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
         Name::UdpReceiveBuffer => Some(values::size_text(config.udp_receive_buffer)),
+        Name::UdpThreads => Some(config.udp_threads.to_string()),
         Name::HttpListen => Some(config.http_listen.to_string()),
         Name::MetricsListen => config.metrics_listen.map(|address| address.to_string()),
         Name::Unregistered => Some(values::unregistered_text(config.table.unregistered).to_owned()),
@@ -294,6 +295,7 @@ Settings
   rpc-definitions         none            default
   udp-listen              [::]:3          flag --udp-listen; overrides fleet.toml:1
   udp-receive-buffer      512KiB          environment LASTROUTE_UDP_RECEIVE_BUFFER
+  udp-threads             1               default
   http-listen             127.0.0.1:8080  default
   metrics-listen          none            default
   unregistered            allow           default

@@ -23,6 +23,7 @@ pub(super) enum Name {
     RpcDefinitions,
     UdpListen,
     UdpReceiveBuffer,
+    UdpThreads,
     HttpListen,
     MetricsListen,
     Unregistered,
@@ -38,7 +39,7 @@ pub(super) enum Name {
 }
 
 impl Name {
-    pub(super) const ALL: [Self; 21] = [
+    pub(super) const ALL: [Self; 22] = [
         Self::Config,
         Self::DataDir,
         Self::CloudKeyFile,
@@ -48,6 +49,7 @@ impl Name {
         Self::RpcDefinitions,
         Self::UdpListen,
         Self::UdpReceiveBuffer,
+        Self::UdpThreads,
         Self::HttpListen,
         Self::MetricsListen,
         Self::Unregistered,
@@ -74,6 +76,7 @@ impl Name {
             Self::RpcDefinitions => "rpc-definitions",
             Self::UdpListen => "udp-listen",
             Self::UdpReceiveBuffer => "udp-receive-buffer",
+            Self::UdpThreads => "udp-threads",
             Self::HttpListen => "http-listen",
             Self::MetricsListen => "metrics-listen",
             Self::Unregistered => "unregistered",

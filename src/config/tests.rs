@@ -84,7 +84,7 @@ fn without_any_source_the_defaults_hold() {
     let config = site.load();
     assert_eq!(config.udp_listen, ["0.0.0.0:3001".parse().unwrap()]);
     assert_eq!(config.http_listen, "127.0.0.1:8080".parse().unwrap());
-    assert_eq!((config.metrics_listen, config.udp_receive_buffer), (None, 64 << 20));
+    assert_eq!((config.metrics_listen, config.udp_receive_buffer, config.udp_threads), (None, 64 << 20, 1));
     assert_eq!((config.table.unregistered, config.table.unregistered_limit), (Unregistered::Allow, 100_000));
     assert_eq!(config.route_policy, RoutePolicy::Newest);
     assert_eq!((config.key_change, config.message_retention), (KeyChange::Accept, Duration::from_secs(30 * 86_400)));
@@ -117,7 +117,7 @@ fn a_tool_shows_the_first_key_of_the_file_that_the_gateway_reads() {
 fn flags_win_over_the_environment_and_that_over_the_file() {
     let site = Site::new(
         "log = \"warn\"\nunregistered-limit = 5\nroute-policy = \"strict\"\nudp-listen = [\"127.0.0.1:1\", \"[::1]:1\"]\n\
-         waiters-total = 9\nclock-step = \"hold\"\nkey-change = \"hold\"\nmessage-retention = \"2h\"",
+         waiters-total = 9\nudp-threads = 4\nclock-step = \"hold\"\nkey-change = \"hold\"\nmessage-retention = \"2h\"",
     );
     let environment = [
         ("LASTROUTE_LOG", "debug"),
@@ -135,7 +135,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     assert_eq!((config.log.as_str(), config.table.unregistered_limit, config.waiters.total), ("error", 6, 9));
     assert_eq!(config.route_policy, RoutePolicy::Strict);
     assert_eq!((config.key_change, config.message_retention), (KeyChange::Hold, Duration::from_secs(7200)));
-    assert_eq!(config.clock_step, ClockStep::Hold);
+    assert_eq!((config.clock_step, config.udp_threads), (ClockStep::Hold, 4));
     assert_eq!(config.udp_listen, ["127.0.0.1:3".parse().unwrap(), "[::]:3".parse().unwrap()]);
     assert_eq!(config.http_listen, "[::1]:80".parse().unwrap());
     let without_flags = Config::load(&site.flags(), variables(&environment)).unwrap();

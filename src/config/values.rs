@@ -42,6 +42,9 @@ impl fmt::Display for Fault {
 /// Sizes a receive buffer may have. The system counts it in a signed 32-bit number, at twice what was asked for.
 const BUFFER_SIZES: std::ops::RangeInclusive<usize> = 4 << 10..=(1 << 30) - 1;
 
+/// Ingest threads that an address may have: beyond so many, memory is the limit. Each way in has one of 255 names.
+const THREADS: std::ops::RangeInclusive<usize> = 1..=64;
+
 /// How long messages may be kept: no shorter than a person who sent one looks for it.
 const RETENTIONS: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(3650 * 86_400);
 
@@ -80,6 +83,13 @@ pub(super) fn buffer_size(text: &str) -> Result<usize, Fault> {
             format!("{text:?} is not a size from 4KiB to below 1GiB"),
             "write a whole number and KiB or MiB, for example 64MiB",
         )
+    })
+}
+
+/// A number of ingest threads.
+pub(super) fn threads(text: &str) -> Result<usize, Fault> {
+    count(text).ok().filter(|threads| THREADS.contains(threads)).ok_or_else(|| {
+        Fault::new(format!("{text:?} is not a whole number from 1 to 64"), "write as many as there are cores to spare")
     })
 }
 

@@ -36,11 +36,33 @@ impl BoundSocket {
     /// limit first, which takes the right to administer the network, and then within it; what came of it is in
     /// [`Self::receive_buffer`].
     pub fn bind(address: SocketAddr, receive_buffer: usize) -> Result<Self, BindError> {
-        Self::open(address, receive_buffer).map_err(|source| BindError { address, source })
+        Self::open(address, receive_buffer, false).map_err(|source| BindError { address, source })
     }
 
-    fn open(address: SocketAddr, receive_buffer: usize) -> io::Result<Self> {
+    /// As [`Self::bind`], so many sockets, at least one, among which the kernel divides what arrives: all datagrams from one
+    /// address and port to one local address get to the same one. Each has a receive buffer of its own.
+    ///
+    /// # Errors
+    /// As [`Self::bind`], also where the address is in use by others who would share it.
+    pub fn bind_several(address: SocketAddr, receive_buffer: usize, count: usize) -> Result<Vec<Self>, BindError> {
+        // Alone first: two gateways that were started by mistake must not share what arrives.
+        let first = Self::bind(address, receive_buffer)?;
+        let mut sockets = Vec::with_capacity(count);
+        let with_error = |source| BindError { address, source };
+        if count > 1 {
+            setsockopt(&first.socket, sockopt::ReusePort, &true).map_err(|error| with_error(error.into()))?;
+        }
+        let address = first.address;
+        sockets.push(first);
+        for _ in 1..count {
+            sockets.push(Self::open(address, receive_buffer, true).map_err(with_error)?);
+        }
+        Ok(sockets)
+    }
+
+    fn open(address: SocketAddr, receive_buffer: usize, is_shared: bool) -> io::Result<Self> {
         let socket = new_socket(address)?;
+        setsockopt(&socket, sockopt::ReusePort, &is_shared)?;
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
@@ -279,6 +301,33 @@ mod tests {
             error.to_string(),
             "cannot listen on udp 192.0.2.1:3001: this machine does not have that address; choose another --udp-listen"
         );
+    }
+
+    #[test]
+    fn several_sockets_divide_what_arrives_by_its_sender_and_let_nobody_else_in() {
+        for listen in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0"] {
+            let sockets = BoundSocket::bind_several(address(listen), BUFFER, 3).unwrap();
+            let all = sockets[0].address();
+            assert!(sockets.iter().all(|socket| socket.address() == all && socket.receive_buffer() > 0));
+            let taken = BoundSocket::bind_several(all, BUFFER, 3).unwrap_err();
+            assert_eq!(taken.source.kind(), io::ErrorKind::AddrInUse);
+
+            let loopback = if all.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
+            let to = SocketAddr::new(address(loopback).ip(), all.port());
+            // Of so many senders, a socket is left out once in 10^16.
+            let senders: Vec<_> = (0..100).map(|_| std::net::UdpSocket::bind(loopback).unwrap()).collect();
+            for _ in 0..2 {
+                senders.iter().for_each(|sender| assert_eq!(sender.send_to(b"x", to).unwrap(), 1));
+            }
+            let mut at = std::collections::HashMap::<_, Vec<_>>::new();
+            for (number, socket) in sockets.iter().enumerate() {
+                while let Ok((_, from)) = socket.socket.recv_from(&mut [0; 8]) {
+                    at.entry(from).or_default().push(number);
+                }
+            }
+            assert!(at.len() == 100 && at.values().all(|at| at.len() == 2 && at[0] == at[1]), "{at:?}");
+            assert!((0..3).all(|number| at.values().any(|at| at[0] == number)), "{at:?}");
+        }
     }
 
     #[test]
