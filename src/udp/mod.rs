@@ -8,6 +8,7 @@ mod send;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -160,9 +161,17 @@ impl Socket {
     /// Asked of the socket (`SO_MEMINFO`), so it is right even while nothing arrives. `SO_RXQ_OVFL`, which reports the
     /// same number beside each datagram, is left off: see `receive.rs`.
     fn dropped(&self) -> io::Result<u32> {
-        let memory = getsockopt(&self.socket, memory::MemoryInfo)?;
-        Ok(memory[libc::SK_MEMINFO_DROPS as usize])
+        dropped(&self.socket)
     }
+}
+
+/// How many datagrams the kernel has dropped at any UDP socket since it was opened, modulo 2^32.
+///
+/// # Errors
+/// The socket is broken.
+pub fn dropped(socket: &impl AsFd) -> io::Result<u32> {
+    let memory = getsockopt(socket, memory::MemoryInfo)?;
+    Ok(memory[libc::SK_MEMINFO_DROPS as usize])
 }
 
 /// Socket option `SO_MEMINFO`, which `nix` has no name for but has the means to add. In a module of its own because what
