@@ -4,7 +4,7 @@
 //! Decisions are pure code over bytes, addresses and `now`; sockets and HTTP sit at the edge. Imports point down:
 //! [`id`], [`clock`], [`metrics`], [`quote`], [`health`]; [`wire`]; [`auth`]; [`table`]: up to here without runtime, sockets or files, and
 //! built alone without the feature `server`, then `udp`, `waiters`, `downlink`, `status`, `duration`, `service`; `records`, `ingest`,
-//! `wait`, `client`, `decode`, `definitions`; `registry`, `simulate`, `transfer`, `store`, `explain`; `dispatch`; `api`; `config`; `app`, `top`;
+//! `wait`, `client`, `decode`, `definitions`; `registry`, `simulate`, `transfer`, `store`, `explain`, `measure`; `dispatch`; `api`; `config`; `app`, `top`;
 //! `demo`; `cli`. ARCHITECTURE.md has the map, docs/protocol.md the wire facts.
 //!
 //! To run a gateway inside another program, see `app::App`; to wait for packets without HTTP, `wait::PacketWaits`.
@@ -44,6 +44,8 @@ pub mod duration;
 pub mod explain;
 #[cfg(feature = "server")]
 pub mod ingest;
+#[cfg(feature = "server")]
+pub mod measure;
 #[cfg(feature = "server")]
 pub mod records;
 #[cfg(feature = "server")]

@@ -1,6 +1,7 @@
 //! The command line: what each command does. Where the log goes is in `log.rs`, how it can end in `failure.rs`,
 //! completions and man pages in `pages.rs`; what a flag means is decided in `config`.
 
+mod bench;
 mod decode;
 mod explain;
 mod explain_text;
@@ -29,6 +30,7 @@ use crate::demo::{self, DemoArgs};
 use crate::simulate::args::SimulateArgs;
 use crate::top::{self, TopArgs};
 use crate::transfer::{ExportArgs, ImportArgs};
+pub use bench::BenchArgs;
 pub use explain::ExplainArgs;
 pub use failure::Failure;
 pub use key::{KeyAccess, KeyAction, KeyArgs};
@@ -69,6 +71,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Explain packets: every field, what is inside, and what a gateway would do with them
     Decode(DecodeArgs),
+    /// Measure what receiving costs on this machine, and what limits it
+    Bench(BenchArgs),
     /// Register the devices of a file with a running gateway
     Import(ImportArgs),
     /// Write the devices of a running gateway to a file
@@ -93,6 +97,7 @@ pub fn run(command: Command) -> Result<(), Failure> {
         Command::Rpc(arguments) => rpc::run(&arguments),
         Command::Explain(arguments) => explain::run(&arguments),
         Command::Decode(arguments) => decode::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Import(arguments) => transfer::import(&arguments),
         Command::Export(arguments) => transfer::export(&arguments),
         Command::Completions(arguments) => pages::completions(&arguments),

@@ -10,6 +10,7 @@ mod following;
 mod gateway;
 mod harness;
 mod keys;
+mod measuring;
 mod messages;
 mod process;
 mod registering;
