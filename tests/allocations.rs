@@ -109,7 +109,7 @@ impl Fleet {
         let mut payload = [0x11; 23];
         payload[..3].copy_from_slice(&[0x20, 0x00, 20]);
         let mut bytes = Vec::new();
-        seal_with(&key, &header, Layout::Unversioned, &payload, &mut bytes);
+        seal_with(key, &header, Layout::Unversioned, &payload, &mut bytes);
         (bytes, address(index))
     }
 

@@ -18,7 +18,7 @@ use std::process::{Command, ExitCode};
 
 use baseline::{Baseline, Compiler, Verdict};
 use callgrind::Counted;
-use cases::{CASES, Case};
+use cases::{CASES, Case, PACKETS};
 
 /// How a process that is counted learns which case it is to run.
 const CASE: &str = "LASTROUTE_BENCH_CASE";
@@ -84,7 +84,7 @@ fn count(case: &Case) -> Result<Counted, String> {
     std::fs::create_dir_all(&directory).unwrap();
     let counted = callgrind::count("valgrind", &executable, &directory.join("callgrind.out"), (CASE, case.name));
     std::fs::remove_dir_all(&directory).unwrap();
-    Ok(counted?.each(case.packets))
+    Ok(counted?.each(PACKETS))
 }
 
 /// The compiler that builds here.
