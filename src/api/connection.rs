@@ -157,6 +157,11 @@ impl Peer {
 }
 
 impl InFlight {
+    /// The connection.
+    pub(super) fn peer(&self) -> &Arc<Peer> {
+        &self.peer
+    }
+
     /// The answer waits to be sent, or some of it left just now, and it may rest for `rest`.
     pub(super) fn moved(&self, rest: Duration) {
         let (at, mut unsent) = (Instant::now() + rest, self.peer.unsent());

@@ -20,8 +20,9 @@ use crate::status::Time;
 use crate::wire::security::CHALLENGE_LEN;
 
 use super::access::Scope;
+use super::call::Call;
 use super::error::ApiError;
-use super::handlers::{Answer, Call, apart};
+use super::handlers::{Answer, apart};
 
 /// Seconds of a day, for each of which there is another derived key (docs/protocol.md, keys).
 const DAY: u32 = 86_400;
@@ -193,7 +194,7 @@ struct LastAnswer {
     hardware_fits: Option<bool>,
 }
 
-impl Call<'_> {
+impl Call {
     /// `GET /key/publicKey`.
     pub(super) fn public_key(&self) -> Answer {
         self.ok(&Key { key: Key32::new(self.api.cloud_keys.public()) })

@@ -9,8 +9,9 @@ use crate::records::{Device, DeviceUpdate, GivenKey, NewDevice};
 use crate::registry::{DeviceFilter, DeviceOrder, DeviceRecord, Page, Registrar, RegistryError};
 
 use super::access::Scope;
+use super::call::Call;
 use super::error::ApiError;
-use super::handlers::{Answer, Call, created, no_content, query};
+use super::handlers::{Answer, created, no_content, query};
 use super::router::Hardware;
 use super::views;
 
@@ -18,7 +19,7 @@ const KIND: &str = "device";
 /// The list of a batch, as its requests call it.
 pub(super) const DEVICES: &str = "devices";
 
-impl Call<'_> {
+impl Call {
     pub(super) async fn devices(&self, request: Box<Request<Incoming>>) -> Answer {
         let query = query(&request);
         let (organisation, order, page) = (query.organisation()?, query.device_order()?, query.page()?);

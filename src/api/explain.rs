@@ -7,15 +7,16 @@ use crate::id::{DeviceId, KeyId};
 
 use super::Api;
 use super::access::Scope;
+use super::call::Call;
 use super::error::ApiError;
-use super::handlers::{Answer, Call, apart};
+use super::handlers::{Answer, apart};
 
-impl Call<'_> {
+impl Call {
     /// `GET /device/deviceId/{deviceId}/explain`.
     pub(super) async fn explain(&self, id: DeviceId) -> Answer {
         self.seen(id)?;
         let held = self.api.held_key(id).await;
-        let api = Arc::clone(self.api);
+        let api = Arc::clone(&self.api);
         // Goes through all that ingest remembers.
         let mut known = apart(true, move || Ok(api.known(id, held))).await?;
         if self.caller.scope() != Scope::All {

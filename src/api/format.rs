@@ -30,6 +30,13 @@ impl Format {
     /// The form in which to answer, by the header `Accept`: the one with the highest quality; among equals the one named
     /// most exactly, then the one named first. JSON if nothing on offer is acceptable.
     pub fn accepted(headers: &HeaderMap) -> Self {
+        let mut values = headers.get_all(ACCEPT).iter();
+        match (values.next(), values.next()) {
+            // What nearly every client says needs no weighing.
+            (None, _) => return Self::Json,
+            (Some(only), None) if only == JSON || only == "*/*" => return Self::Json,
+            _ => {}
+        }
         let accepted = Accepted::of(headers);
         let weighed = |form: Self| accepted.weight(form.content_type()).map(|weight| (weight, form));
         // The last of several equals wins: JSON, then the registered name.

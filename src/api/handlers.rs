@@ -1,33 +1,32 @@
 //! One function per endpoint: typed input, a call of the core, a typed answer.
 
 use std::collections::HashSet;
-use std::sync::{Arc, OnceLock};
+use std::future::ready;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use crate::id::{Cursor, DeviceId};
 
-use super::access::{Caller, Scope};
-use super::connection::Peer;
+use super::access::Scope;
+use super::call::Call;
 use super::error::ApiError;
 use super::format::Format;
 use super::metrics_text;
-use super::outgoing::{Content, Room, Taken};
+use super::outgoing::{Content, Taken};
 use super::query::Query;
 use super::router::Endpoint;
 use super::rpc::Sort;
 use super::strict::Bounds;
 use super::wanted::{Kind, WaitQuery};
-use super::{Api, description, page, views};
+use super::{description, page, views};
 
 /// The position of the device's last packet.
 pub const LASTROUTE_CURSOR: HeaderName = HeaderName::from_static("lastroute-cursor");
@@ -40,40 +39,23 @@ pub(super) type Reply = Response<Content>;
 /// What comes of a request.
 pub(super) type Answer = Result<Reply, ApiError>;
 
-/// A request that is routed and admitted, with what its answer depends on.
-pub(super) struct Call<'a> {
-    pub(super) api: &'a Arc<Api>,
-    pub(super) room: &'a Room,
-    /// Boxed, so that waits do not take up as much.
-    pub(super) caller: Box<Caller>,
-    pub(super) peer: &'a Arc<Peer>,
-    pub(super) http2: bool,
-    /// Whether only the headers are asked for, by `HEAD`.
-    pub(super) head: bool,
-    pub(super) shutdown: watch::Receiver<bool>,
-    pub(super) format: Format,
-    pub(super) begun: Instant,
-    /// Room for the body, which what became of it needs until the answer.
-    pub(super) held: OnceLock<Taken>,
-}
-
 /// Bytes of a body from which on it is decoded apart.
 const LONG_BODY: usize = 64 * 1024;
 /// Records of an answer from which on it is encoded apart.
 const LONG_LIST: usize = 1000;
 
-impl Call<'_> {
-    /// Answers `request` as `endpoint`. All but waits are boxed, so that waits do not take up as much.
-    pub(super) async fn answer(&self, endpoint: Endpoint, request: Box<Request<Incoming>>) -> Answer {
+impl Call {
+    /// Answers `request` as `endpoint`.
+    pub(super) fn answer(&self, endpoint: Endpoint, request: Box<Request<Incoming>>) -> BoxFuture<'_, Answer> {
         let answer: BoxFuture<'_, Answer> = match endpoint {
-            Endpoint::Health => return self.ok(&views::Health { health: "ok" }),
-            Endpoint::Ready => return self.ready(),
+            Endpoint::Health => return at_once(self.ok(&views::Health { health: "ok" })),
+            Endpoint::Ready => return at_once(self.ready()),
             Endpoint::Metrics => Box::pin(self.metrics()),
             Endpoint::Gateway => Box::pin(self.gateway()),
-            Endpoint::Description => return Ok(described()),
-            Endpoint::Page => return Ok(page::document()),
-            Endpoint::PageScript => return Ok(page::script()),
-            Endpoint::PageStyle => return Ok(page::style()),
+            Endpoint::Description => return at_once(Ok(described())),
+            Endpoint::Page => return at_once(Ok(page::document())),
+            Endpoint::PageScript => return at_once(Ok(page::script())),
+            Endpoint::PageStyle => return at_once(Ok(page::style())),
             Endpoint::Organisations => Box::pin(self.organisations(request)),
             Endpoint::CreateOrganisation => Box::pin(self.create_organisation(request)),
             Endpoint::Organisation(id) => Box::pin(self.organisation(id)),
@@ -107,33 +89,35 @@ impl Call<'_> {
             Endpoint::State(id) => Box::pin(self.state(id)),
             Endpoint::DevicesAndStates => Box::pin(self.devices_and_states(request)),
             Endpoint::UnregisteredDevices => Box::pin(self.unregistered_devices(request)),
-            Endpoint::LastRoute(id) => return self.last_route(id),
+            Endpoint::LastRoute(id) => return at_once(self.last_route(id)),
             Endpoint::Explain(id) => Box::pin(self.explain(id)),
             Endpoint::LastRoutes => Box::pin(self.last_routes(request)),
             Endpoint::WaitForPacket(id) => {
                 let query = WaitQuery::parse(request.uri().query().unwrap_or_default());
                 let kind = Kind::of(request.headers());
                 drop(request);
-                return self.wait_for_packet(id, query, kind).await;
+                return self.wait_for_packet(id, query, kind);
             }
-            Endpoint::WaitForPackets => return Box::pin(self.wait_for_packets(request)).await,
+            Endpoint::WaitForPackets => return Box::pin(self.wait_for_packets(request)),
             Endpoint::Rpcs => match Kind::of(request.headers()) {
                 Kind::Answer => Box::pin(self.calls(request)),
-                Kind::Events(_) => return Box::pin(self.follow_outcomes(request)).await,
+                Kind::Events(_) => return Box::pin(self.follow_outcomes(request)),
             },
             Endpoint::SendRpc => Box::pin(self.send_call(request)),
-            Endpoint::Rpc(id) => match query(&request).timeout()? {
-                None => Box::pin(self.message(Sort::Call, id)),
-                Some(timeout) => return Box::pin(self.wait_for_outcome(Sort::Call, id, timeout)).await,
+            Endpoint::Rpc(id) => match query(&request).timeout() {
+                Ok(None) => Box::pin(self.message(Sort::Call, id)),
+                Ok(Some(timeout)) => return Box::pin(self.wait_for_outcome(Sort::Call, id, timeout)),
+                Err(error) => return at_once(Err(error)),
             },
             Endpoint::WithdrawRpc(id) => Box::pin(self.withdraw(Sort::Call, id)),
             Endpoint::RpcData(id) => Box::pin(self.call_data(id)),
-            Endpoint::Downlink(id) => match query(&request).timeout()? {
-                None => Box::pin(self.message(Sort::Plain, id)),
-                Some(timeout) => return Box::pin(self.wait_for_outcome(Sort::Plain, id, timeout)).await,
+            Endpoint::Downlink(id) => match query(&request).timeout() {
+                Ok(None) => Box::pin(self.message(Sort::Plain, id)),
+                Ok(Some(timeout)) => return Box::pin(self.wait_for_outcome(Sort::Plain, id, timeout)),
+                Err(error) => return at_once(Err(error)),
             },
             Endpoint::WithdrawDownlink(id) => Box::pin(self.withdraw(Sort::Plain, id)),
-            Endpoint::PublicKey => return self.public_key(),
+            Endpoint::PublicKey => return at_once(self.public_key()),
             Endpoint::SharedSecret => Box::pin(self.shared_secret(request)),
             Endpoint::DeviceSharedSecret => Box::pin(self.device_shared_secret(request)),
             Endpoint::DerivedKey => Box::pin(self.derived_key(request)),
@@ -142,11 +126,11 @@ impl Call<'_> {
             Endpoint::DeleteApiKey(id) => Box::pin(self.delete_key(id)),
         };
         let by = self.begun + self.api.config.request_timeout;
-        Box::pin(timeout_at(by, answer)).await.unwrap_or(Err(ApiError::Slow))
+        Box::pin(timeout_at(by, answer).map(|answer| answer.unwrap_or(Err(ApiError::Slow))))
     }
 
     fn ready(&self) -> Answer {
-        if *self.shutdown.borrow() {
+        if *self.shutdown().borrow() {
             return Err(ApiError::ShuttingDown);
         }
         self.ok(&views::Ready { ready: true, degraded: self.api.health.by_name() })
@@ -278,7 +262,7 @@ impl Call<'_> {
             return Err(ApiError::BodyTooLarge { max });
         }
         let announced = request.body().size_hint().exact().and_then(|len| usize::try_from(len).ok());
-        let room = self.room.take(announced.unwrap_or(max)).ok_or(ApiError::NoRoom)?;
+        let room = self.room().take(announced.unwrap_or(max)).ok_or(ApiError::NoRoom)?;
         let body = Limited::new(request.into_body(), max).collect();
         let body = timeout_at(self.begun + self.api.config.request_timeout, body).await;
         match body.map_err(|_| ApiError::BodyTimeout)? {
@@ -302,6 +286,11 @@ impl Call<'_> {
     pub(super) fn created(&self, value: &impl Serialize) -> Answer {
         self.ok(value).map(created)
     }
+}
+
+/// An answer for which nothing has to be waited for.
+pub(super) fn at_once<'a>(answer: Answer) -> BoxFuture<'a, Answer> {
+    Box::pin(ready(answer))
 }
 
 /// Does what takes long, where it does, on a thread of its own: every wait needs the one of the API.

@@ -19,8 +19,9 @@ use crate::status::Time;
 
 use super::Api;
 use super::access::sha256;
+use super::call::Call;
 use super::error::ApiError;
-use super::handlers::{Answer, Call, no_content, query};
+use super::handlers::{Answer, no_content, query};
 
 /// The answer to `POST /apiKey`: the only time that the key itself is told.
 #[derive(Serialize, ToSchema)]
@@ -33,7 +34,7 @@ pub(super) struct MadeKey<'a> {
     key: &'a str,
 }
 
-impl Call<'_> {
+impl Call {
     /// `POST /apiKey`.
     pub(super) async fn create_key(&self, request: Box<Request<Incoming>>) -> Answer {
         let new: NewApiKey = self.body(request).await?;
@@ -50,7 +51,7 @@ impl Call<'_> {
         }
         let key = random_key()?;
         let digest = sha256(key.as_bytes());
-        let api = Arc::clone(self.api);
+        let api = Arc::clone(&self.api);
         let made = uninterrupted(async move {
             let record = api.make_key(&new, digest).await?;
             Ok(Untold { api, record, told: false })
@@ -70,7 +71,7 @@ impl Call<'_> {
 
     /// `DELETE /apiKey/id/{id}`.
     pub(super) async fn delete_key(&self, id: Uuid) -> Answer {
-        let api = Arc::clone(self.api);
+        let api = Arc::clone(&self.api);
         uninterrupted(async move { api.delete_key(id).await }).await?;
         Ok(no_content())
     }

@@ -6,6 +6,7 @@
 
 pub mod access;
 mod boards;
+mod call;
 mod census;
 mod connection;
 mod description;
@@ -52,19 +53,15 @@ pub mod views;
 mod waiting;
 mod wanted;
 
-use std::convert::Infallible;
 use std::error::Error;
 use std::io::{self, Write};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
-use std::sync::{Arc, OnceLock};
-use std::task::Poll;
+use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::{Body, Incoming};
-use hyper::header::{CACHE_CONTROL, CONTENT_LENGTH, HeaderValue, VARY};
+use futures_util::TryFutureExt;
+use futures_util::future::BoxFuture;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
@@ -72,7 +69,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::auth::keys::{KeyPair, KeyRing};
 use crate::clock::Clock;
@@ -88,15 +85,14 @@ use crate::table::{RoutePolicy, RouteTable};
 use crate::wait::PacketWaits;
 use crate::wait::stream::Streams;
 use crate::waiters::Waiters;
-use access::{Access, Admission, Bearer, Caller};
+use access::Access;
 use census::Census;
 use connection::{Guarded, Peer, Preface};
 use error::ApiError;
 use format::Format;
-use handlers::{Call, Reply, encoded};
 use metrics_text::{IngestSource, Metrics};
-use outgoing::{Content, Outgoing, Room, Taken};
-use router::{Endpoint, Matched, Needs, Router, UNMATCHED, Unroutable};
+use outgoing::Room;
+use router::{Router, UNMATCHED};
 
 pub use connection::Deadlines;
 pub use handlers::{LASTROUTE_CURSOR, LASTROUTE_TRUST};
@@ -242,9 +238,6 @@ pub async fn serve_metrics(listener: TcpListener, api: Arc<Api>, shutdown: watch
     Surface::new(Router::metrics_only(), true, api, shutdown).serve(listener, drain).await;
 }
 
-/// What hyper gets for a request.
-type Outcome = Result<Response<Outgoing>, Infallible>;
-
 /// What one listener serves.
 struct Surface {
     router: Router,
@@ -295,7 +288,7 @@ impl Surface {
         let _counted = Counted::new(self.api.metrics.connections().clone());
         let peer = Peer::new(stream);
         let Some(preface) = self.preface(&peer).await else { return };
-        if let Err(error) = self.exchange(&peer, builders.of(preface), watcher).await {
+        if let Err(error) = self.exchange(&peer, &builders, preface, watcher).await {
             tracing::debug!(error, "connection ended");
         }
         peer.linger().await;
@@ -310,99 +303,22 @@ impl Surface {
         }
     }
 
-    /// All requests of a connection. No async function, so that what it is made of is not kept beside it.
+    /// All requests of a connection. Boxed, so that one over HTTP/1.1 keeps no room for what HTTP/2 needs.
     fn exchange<'b>(
         self: &Arc<Self>,
         peer: &Arc<Peer>,
-        builder: &'b auto::Builder<TokioExecutor>,
+        builders: &'b Builders,
+        preface: Preface,
         watcher: Watcher,
-    ) -> impl Future<Output = Result<(), Box<dyn Error + Send + Sync>>> + use<'b> {
+    ) -> BoxFuture<'b, Result<(), Box<dyn Error + Send + Sync>>> {
         let io = TokioIo::new(Guarded::new(Arc::clone(peer), self.api.config.deadlines));
         let (surface, peer) = (Arc::clone(self), Arc::clone(peer));
-        let service = service_fn(move |request| Arc::clone(&surface).respond(Arc::clone(&peer), request));
-        watcher.watch(builder.serve_connection(io, service))
-    }
-
-    /// What waits here may wait by the hundred thousand: the request is boxed, so that its room is free again, and no
-    /// future holds another one twice.
-    async fn respond(self: Arc<Self>, peer: Arc<Peer>, request: Request<Incoming>) -> Outcome {
-        let (in_flight, begun) = (peer.begin(request.version()), Instant::now());
-        let Matched { template, needs, endpoint } = self.router.resolve(request.method(), request.uri().path());
-        let format = Format::accepted(request.headers());
-        let (head, http2) = (request.method() == Method::HEAD, request.version() == Version::HTTP_2);
-        let has_body = !request.body().is_end_stream();
-        let (answer, held) = match self.admit(needs, endpoint, &request, begun).await {
-            Ok((caller, endpoint)) => {
-                let (api, shutdown, held) = (&self.api, self.shutdown.clone(), OnceLock::new());
-                let caller = Box::new(caller);
-                let call =
-                    Call { api, room: &self.room, caller, peer: &peer, http2, head, shutdown, format, begun, held };
-                let answer = unwound(pin!(call.answer(endpoint, Box::new(request)))).await;
-                (answer, call.held.into_inner())
-            }
-            Err(error) => (Err(error), None),
-        };
-        if has_body && answer.is_err() {
-            peer.refuse_body();
+        let service = service_fn(move |request| Arc::clone(&surface).respond(&peer, request));
+        match preface {
+            Preface::Http1 => Box::pin(watcher.watch(builders.http1.serve_connection(io, service)).err_into()),
+            Preface::Http2 => Box::pin(watcher.watch(builders.http2.serve_connection(io, service)).err_into()),
+            Preface::Open => Box::pin(watcher.watch(builders.either.serve_connection(io, service))),
         }
-        let with_room = match answer {
-            Ok(reply) if needs.changes() => Ok(self.with_room_after_change(reply, held)),
-            Err(ApiError::Slow) if needs.changes() => Err(ApiError::SlowChange),
-            answer => {
-                drop(held);
-                answer.and_then(|reply| self.with_room(reply))
-            }
-        };
-        let (mut reply, room) = with_room.unwrap_or_else(|error| (refusal(&error, format, http2), None));
-        self.api.metrics.request(template, reply.status());
-        finish(&mut reply, head);
-        Ok(reply.map(|body| Outgoing::new(body, room, in_flight, http2)))
-    }
-
-    fn with_room(&self, reply: Reply) -> Result<(Reply, Option<Taken>), ApiError> {
-        let room = self.room.take_for_answer(reply.body().len().unwrap_or(0)).ok_or(ApiError::NoRoom)?;
-        Ok((reply, room))
-    }
-
-    /// What was done is told in any case: in the room that the body had, if there is no other.
-    fn with_room_after_change(&self, reply: Reply, held: Option<Taken>) -> (Reply, Option<Taken>) {
-        let room = self.room.take_for_answer(reply.body().len().unwrap_or(0)).unwrap_or(held);
-        (reply, room)
-    }
-
-    /// Who asks what, if that is all right so far.
-    async fn admit(
-        &self,
-        needs: Needs,
-        endpoint: Result<Endpoint, Unroutable>,
-        request: &Request<Incoming>,
-        begun: Instant,
-    ) -> Result<(Caller, Endpoint), ApiError> {
-        let (len, max) = (head_len(request), self.api.config.max_head);
-        if len > max {
-            return Err(ApiError::HeadTooLarge { len, max });
-        }
-        if self.open || needs == Needs::Nothing {
-            return Ok((Caller::anyone(), endpoint?));
-        }
-        if self.api.access.is_open() {
-            origin::check(request)?;
-        }
-        let caller = match self.api.access.admit(request.headers(), self.api.clock.now())? {
-            Admission::Caller(caller) => caller,
-            Admission::Token(bearer) => {
-                let by = begun + self.api.config.request_timeout;
-                Box::pin(timeout_at(by, self.bearer(bearer))).await.unwrap_or(Err(ApiError::Slow))?
-            }
-        };
-        let endpoint = endpoint?;
-        caller.meets(needs)?;
-        Ok((caller, endpoint))
-    }
-
-    async fn bearer(&self, bearer: Bearer) -> Result<Caller, ApiError> {
-        let number = self.api.registry.organisation_number(bearer.organisation()).await?;
-        bearer.of(number)
     }
 
     /// Answers a connection too many, as far as that goes without waiting.
@@ -464,93 +380,56 @@ impl Drop for Counted {
 
 /// How hyper serves a connection, by what it speaks.
 struct Builders {
-    http1: auto::Builder<TokioExecutor>,
-    http2: auto::Builder<TokioExecutor>,
+    http1: http1::Builder,
+    http2: http2::Builder<TokioExecutor>,
+    /// Of one that has not said yet.
     either: auto::Builder<TokioExecutor>,
+}
+
+/// Applies to a builder of hyper, or to the same one inside another, what this gateway serves HTTP/1.1 with.
+macro_rules! http1 {
+    ($builder:expr) => {
+        $builder
+            // A client that closes its side still gets an answer; waits look after themselves.
+            .half_close(true)
+            // Kept by `Guarded`, which tells an idle connection from a slow request.
+            .header_read_timeout(None)
+            .max_buf_size(MAX_HEAD_READ)
+    };
+}
+
+/// The same for HTTP/2.
+macro_rules! http2 {
+    ($builder:expr) => {
+        $builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(HTTP2_STREAMS)
+            .max_header_list_size(MAX_HEAD_READ as u32)
+            .initial_stream_window_size(HTTP2_WINDOW)
+            .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+            .max_send_buf_size(HTTP2_SEND_BUFFER)
+            .max_pending_accept_reset_streams(HTTP2_RESETS)
+            .keep_alive_interval(HTTP2_PING_INTERVAL)
+            .keep_alive_timeout(HTTP2_PING_TIMEOUT)
+    };
 }
 
 impl Builders {
     fn new() -> Self {
-        let either = builder();
-        Self { http1: either.clone().http1_only(), http2: either.clone().http2_only(), either }
+        let mut http1 = http1::Builder::new();
+        http1!(http1);
+        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        http2!(http2);
+        let mut either = auto::Builder::new(TokioExecutor::new());
+        http1!(either.http1());
+        http2!(either.http2());
+        Self { http1, http2, either }
     }
-
-    fn of(&self, preface: Preface) -> &auto::Builder<TokioExecutor> {
-        match preface {
-            Preface::Http1 => &self.http1,
-            Preface::Http2 => &self.http2,
-            Preface::Open => &self.either,
-        }
-    }
-}
-
-fn builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        // A client that closes its side still gets an answer; waits look after themselves.
-        .half_close(true)
-        // Kept by `Guarded`, which tells an idle connection from a slow request.
-        .header_read_timeout(None)
-        .max_buf_size(MAX_HEAD_READ);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(HTTP2_STREAMS)
-        .max_header_list_size(MAX_HEAD_READ as u32)
-        .initial_stream_window_size(HTTP2_WINDOW)
-        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
-        .max_send_buf_size(HTTP2_SEND_BUFFER)
-        .max_pending_accept_reset_streams(HTTP2_RESETS)
-        .keep_alive_interval(HTTP2_PING_INTERVAL)
-        .keep_alive_timeout(HTTP2_PING_TIMEOUT);
-    builder
 }
 
 /// Returns once `shutdown` is true or its sender is gone.
 async fn shut_down(shutdown: &mut watch::Receiver<bool>) {
     let _ = shutdown.wait_for(|down| *down).await;
-}
-
-/// Bytes of the parts of a request that name things: path and query, header names and values.
-fn head_len(request: &Request<Incoming>) -> usize {
-    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
-    target + headers.sum::<usize>()
-}
-
-fn refusal(error: &ApiError, format: Format, http2: bool) -> Reply {
-    let mut reply = encoded(format, &error.view()).unwrap_or_default();
-    *reply.status_mut() = error.status();
-    error.add_headers(reply.headers_mut());
-    if error.ends_connection() && !http2 {
-        let (name, value) = error::CLOSE;
-        reply.headers_mut().insert(name, value);
-    }
-    reply
-}
-
-/// Headers of every answer, and the empty body of an answer to `HEAD`.
-fn finish(reply: &mut Reply, head: bool) {
-    reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    reply.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
-    if head && reply.status() != StatusCode::NO_CONTENT {
-        if let Some(len) = reply.body().len() {
-            reply.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(len));
-        }
-        *reply.body_mut() = Content::default();
-    }
-}
-
-/// Runs a handler; one that panics fails alone.
-async fn unwound<T>(mut handler: Pin<&mut impl Future<Output = Result<T, ApiError>>>) -> Result<T, ApiError> {
-    std::future::poll_fn(|cx| {
-        catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))).unwrap_or_else(|_| {
-            tracing::error!("a request handler panicked; the message is on standard error");
-            Poll::Ready(Err(ApiError::Internal))
-        })
-    })
-    .await
 }
 
 fn log_panic(ended: Result<(), JoinError>) {

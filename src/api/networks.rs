@@ -7,10 +7,11 @@ use uuid::Uuid;
 use crate::records::{Network, NewNetwork};
 
 use super::access::Scope;
+use super::call::Call;
 use super::error::ApiError;
-use super::handlers::{Answer, Call, no_content, query};
+use super::handlers::{Answer, no_content, query};
 
-impl Call<'_> {
+impl Call {
     pub(super) async fn networks(&self, request: Box<Request<Incoming>>) -> Answer {
         let query = query(&request);
         let (organisation, include_public) = (query.organisation()?, query.include_public()?);

@@ -7,12 +7,13 @@ use uuid::Uuid;
 use crate::records::NewOrganisation;
 
 use super::access::Scope;
+use super::call::Call;
 use super::error::ApiError;
-use super::handlers::{Answer, Call, no_content, query};
+use super::handlers::{Answer, no_content, query};
 
 const KIND: &str = "organisation";
 
-impl Call<'_> {
+impl Call {
     pub(super) async fn organisations(&self, request: Box<Request<Incoming>>) -> Answer {
         let query = query(&request);
         let (order, page) = (query.organisation_order()?, query.page()?);

@@ -17,9 +17,10 @@ use crate::dispatch::Outcome;
 use crate::id::{DeviceId, EventId};
 
 use super::Api;
+use super::call::Call;
 use super::events::{Followed, RESET, Told};
 use super::format::Format;
-use super::handlers::{Answer, Call, query};
+use super::handlers::{Answer, query};
 use super::messages::event_name;
 use super::metrics_text::WaitOutcome;
 use super::outgoing::Content;
@@ -29,10 +30,10 @@ use super::views;
 use super::waiting::{Ending, event_stream};
 use super::wanted::comes_back;
 
-impl Call<'_> {
+impl Call {
     /// `GET /rpc/{id}?timeoutMs=` and `GET /downlink/{id}?timeoutMs=`.
     pub(super) async fn wait_for_outcome(&self, sort: Sort, id: Uuid, timeout: Duration) -> Answer {
-        let mut ending = Ending::new(Arc::clone(self.api), self.begun);
+        let mut ending = Ending::new(Arc::clone(&self.api), self.begun);
         let answer = self.outcome(sort, id, timeout, &mut ending).await;
         ending.settle(answer)
     }
@@ -52,7 +53,7 @@ impl Call<'_> {
 
     /// `GET /rpc` with `Accept: text/event-stream`.
     pub(super) async fn follow_outcomes(&self, request: Box<Request<Incoming>>) -> Answer {
-        let mut ending = Ending::new(Arc::clone(self.api), self.begun);
+        let mut ending = Ending::new(Arc::clone(&self.api), self.begun);
         let answer = self.outcomes(&request, &mut ending).await;
         ending.settle(answer)
     }
@@ -68,7 +69,7 @@ impl Call<'_> {
             return Ok(event_stream(Content::NoEvents));
         }
         let places = self.places(1)?;
-        let outcomes = Outcomes::new(Arc::clone(self.api), organisation, device, comes_back(request.headers()));
+        let outcomes = Outcomes::new(Arc::clone(&self.api), organisation, device, comes_back(request.headers()));
         self.events(Followed::Outcomes(Box::new(outcomes)), places, None, ending)
     }
 }

@@ -3,6 +3,8 @@
 //! The path is split before its parts are percent-decoded, so an encoded slash belongs to a part. Paths are exact: one more
 //! or one less slash is another path.
 
+use std::borrow::Cow;
+
 use hyper::Method;
 use percent_encoding::percent_decode_str;
 use uuid::Uuid;
@@ -231,18 +233,21 @@ struct Named<'k, 'v>(matchit::Params<'k, 'v>);
 
 impl Named<'_, '_> {
     fn device(&self) -> Result<DeviceId, Unroutable> {
-        let text = self.text("deviceId").map_err(|_| Unroutable::Device(IdError::Device))?;
+        let text = self.decoded("deviceId").map_err(|_| Unroutable::Device(IdError::Device))?;
         text.parse().map_err(Unroutable::Device)
     }
 
     fn record(&self) -> Result<Uuid, Unroutable> {
-        record_id(&self.text("id").map_err(|_| Unroutable::Record)?).ok_or(Unroutable::Record)
+        record_id(&self.decoded("id").map_err(|_| Unroutable::Record)?).ok_or(Unroutable::Record)
     }
 
     fn text(&self, name: &str) -> Result<Box<str>, Unroutable> {
+        self.decoded(name).map(Into::into)
+    }
+
+    fn decoded(&self, name: &str) -> Result<Cow<'_, str>, Unroutable> {
         let encoded = self.0.get(name).unwrap_or_default();
-        let text = percent_decode_str(encoded).decode_utf8().map_err(|_| Unroutable::Text)?;
-        Ok(text.into())
+        percent_decode_str(encoded).decode_utf8().map_err(|_| Unroutable::Text)
     }
 }
 

@@ -11,8 +11,9 @@ use crate::records::rpc::{NewDownlink, NewRpcMessage};
 use crate::registry::messages::MessageFilter;
 
 use super::access::Scope;
+use super::call::Call;
 use super::error::ApiError;
-use super::handlers::{Answer, Call, no_content, query, typed};
+use super::handlers::{Answer, no_content, query, typed};
 use super::messages::{created, new_call, new_downlink};
 
 /// Bytes of a request to make a message: those of the longest data in base64, and as much again as other requests may have.
@@ -48,7 +49,7 @@ impl Sort {
     }
 }
 
-impl Call<'_> {
+impl Call {
     /// `POST /rpc`.
     pub(super) async fn send_call(&self, request: Box<Request<Incoming>>) -> Answer {
         let new: NewRpcMessage = self.bounded_body(MAX_BODY, request).await?;

@@ -11,12 +11,13 @@ use crate::records::NewDeviceState;
 use crate::registry::DeviceRecord;
 use crate::table::RouteTable;
 
+use super::call::Call;
 use super::error::ApiError;
-use super::handlers::{Answer, Call, query};
+use super::handlers::{Answer, query};
 use super::query::StateOrder;
 use super::views;
 
-impl Call<'_> {
+impl Call {
     pub(super) async fn state_of_record(&self, id: Uuid) -> Answer {
         self.ok(&self.state_view(&self.visible_device(id).await?))
     }

@@ -1,6 +1,11 @@
 //! The API as a whole, without ingest.
 
+use hyper::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::call::Call;
+use super::router::Needs;
+use super::wanted::{Kind, WaitQuery};
 
 use super::*;
 use crate::auth::keys::KeyPair;
@@ -8,19 +13,11 @@ use crate::auth::nonce::OwnNonces;
 use crate::downlink::Downlinks;
 use crate::downlink::channel::{EventReceiver, channel};
 use crate::downlink::outbox::OutboxConfig;
+use crate::id::DeviceId;
 use crate::ingest::Posts;
 use crate::registry::Live;
 use crate::table::TableConfig;
 use crate::waiters::WaitersConfig;
-
-#[test]
-fn a_request_that_waits_takes_little() {
-    fn size<F: Future>(_: impl Fn(Arc<Surface>, Arc<Peer>, Request<Incoming>) -> F) -> usize {
-        size_of::<F>()
-    }
-    let size = size(Surface::respond);
-    assert!(size <= 2048, "{size} bytes, of 3 KB that a wait over HTTP/2 may take in all");
-}
 
 /// A dispatch that nothing comes of: nobody does its work.
 async fn dispatch(registry: &Registry, live: &Live, events: EventReceiver, clock: Clock) -> Dispatch {
@@ -83,6 +80,17 @@ async fn surface(shutting_down: bool) -> Arc<Surface> {
 }
 
 #[tokio::test]
+async fn a_wait_for_a_device_takes_little() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let peer = Peer::new(listener.accept().await.unwrap().0);
+    let request = Request::new(String::new());
+    let call = Call::new(surface(false).await, &peer, UNMATCHED, Needs::Read, &request);
+    let wait = call.wait_for_packet(DeviceId(1), WaitQuery::parse(""), Kind::Answer);
+    assert!(size_of_val(&*wait) <= 900, "{}", size_of_val(&*wait));
+}
+
+#[tokio::test]
 async fn a_connection_that_outlives_the_start_of_a_shutdown_is_told_so() {
     let wait = "/device/deviceId/0000000000000001/waitForPacket";
     for (path, accept, shutting_down, expected) in [
@@ -97,7 +105,7 @@ async fn a_connection_that_outlives_the_start_of_a_shutdown_is_told_so() {
         let (stream, _) = listener.accept().await.unwrap();
         let graceful = GracefulShutdown::new();
         let (surface, peer, builders) = (surface(shutting_down).await, Peer::new(stream), Builders::new());
-        let connection = surface.exchange(&peer, builders.of(Preface::Http1), graceful.watcher());
+        let connection = surface.exchange(&peer, &builders, Preface::Http1, graceful.watcher());
         let exchange = async {
             let request =
                 format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\naccept: {accept}\r\nconnection: close\r\n\r\n");
@@ -110,15 +118,4 @@ async fn a_connection_that_outlives_the_start_of_a_shutdown_is_told_so() {
         served.unwrap();
         assert!(answer.starts_with(expected), "{path} {answer}");
     }
-}
-
-#[tokio::test]
-async fn a_handler_that_panics_is_an_internal_failure() {
-    let panics = async {
-        tokio::task::yield_now().await;
-        assert!(std::hint::black_box(false), "as intended");
-        Ok(())
-    };
-    assert_eq!(unwound(pin!(panics)).await, Err(ApiError::Internal));
-    assert_eq!(unwound(pin!(async { Ok(7) })).await, Ok(7));
 }

@@ -15,9 +15,10 @@ use uuid::Uuid;
 use crate::records::{ExportedDevice, ImportFailure, ImportOutcome, NewDevice};
 use crate::registry::{DeviceRecord, Imported};
 
+use super::call::Call;
 use super::error::ApiError;
 use super::format::Format;
-use super::handlers::{Answer, Call, query};
+use super::handlers::{Answer, query};
 use super::strict::{self, Bounds, Unfit};
 
 /// Values in an entry, on the average, where it is told apart in MessagePack.
@@ -46,7 +47,7 @@ impl<T> Import<T> {
     }
 }
 
-impl Call<'_> {
+impl Call {
     /// Each entry for itself.
     pub(super) async fn import_devices(&self, request: Box<Request<Incoming>>) -> Answer {
         let max = self.api.config.max_devices_per_request;

@@ -6,11 +6,12 @@ use hyper::Request;
 use hyper::body::Incoming;
 use tokio::task::spawn_blocking;
 
+use super::call::Call;
 use super::error::ApiError;
-use super::handlers::{Answer, Call, query};
+use super::handlers::{Answer, query};
 use super::views;
 
-impl Call<'_> {
+impl Call {
     pub(super) async fn unregistered_devices(&self, request: Box<Request<Incoming>>) -> Answer {
         let page = query(&request).page()?;
         let table = Arc::clone(&self.api.table);

@@ -4,6 +4,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Request, Response};
@@ -11,16 +12,17 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::id::DeviceId;
-use crate::wait::Waited;
 use crate::wait::many::{DeviceError, Devices, ManyWaited, Mode};
 use crate::wait::stream::Origin;
+use crate::wait::{WaitError, Waited};
 
 use super::access::WaitPlaces;
+use super::call::Call;
 use super::connection::Peer;
 use super::error::ApiError;
 use super::events::{Events, Followed, Interrupted};
 use super::format::EVENTS;
-use super::handlers::{Answer, Call, Reply, add_cursor, no_content};
+use super::handlers::{Answer, Reply, add_cursor, at_once, no_content};
 use super::metrics_text::{Metrics, WaitOutcome};
 use super::outgoing::Content;
 use super::wanted::{Kind, WaitQuery, Wanted, Whose};
@@ -35,41 +37,50 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 /// The greatest part of a time-out that is taken off, so that clients which began together do not come back together.
 const JITTER: f64 = 0.1;
 
-impl Call<'_> {
-    pub(super) async fn wait_for_packet(&self, id: DeviceId, query: Result<WaitQuery, ApiError>, kind: Kind) -> Answer {
+impl Call {
+    pub(super) fn wait_for_packet(
+        &self,
+        id: DeviceId,
+        query: Result<WaitQuery, ApiError>,
+        kind: Kind,
+    ) -> BoxFuture<'_, Answer> {
         if self.head && matches!(kind, Kind::Events(_)) && self.sees(id) {
             // There is nothing to follow, so that nobody is said to have left either.
-            return query.map(|_| event_stream(Content::NoEvents));
+            return at_once(query.map(|_| event_stream(Content::NoEvents)));
         }
-        let mut ending = Ending::new(Arc::clone(self.api), self.begun);
-        let answer = match kind {
-            _ if !self.sees(id) => Err(ApiError::UnseenDevice(id)),
-            Kind::Answer => self.wait(id, query, &mut ending).await,
-            Kind::Events(origin) => match query {
-                Ok(WaitQuery { after, timeout }) => {
-                    let devices = Devices::from_iter([(id, after)]);
-                    Box::pin(self.follow(&devices, timeout, origin, &mut ending)).await
-                }
-                Err(error) => Err(error),
-            },
-        };
-        ending.settle(answer)
+        let ending = Ending::new(Arc::clone(&self.api), self.begun);
+        match (self.seen(id).and(query), kind) {
+            (Ok(query), Kind::Answer) => self.wait(id, query, ending),
+            (Ok(query), Kind::Events(origin)) => Box::pin(self.follow_one(id, query, origin, ending)),
+            (Err(error), _) => at_once(ending.settle(Err(error))),
+        }
     }
 
     pub(super) async fn wait_for_packets(&self, request: Box<Request<Incoming>>) -> Answer {
-        let mut ending = Ending::new(Arc::clone(self.api), self.begun);
+        let mut ending = Ending::new(Arc::clone(&self.api), self.begun);
         let answer = self.wait_for_many(request, &mut ending).await;
         ending.settle(answer)
     }
 
-    async fn wait(&self, id: DeviceId, query: Result<WaitQuery, ApiError>, ending: &mut Ending) -> Answer {
-        let query = query?;
+    /// No async function, so that no more is kept meanwhile than what is needed then.
+    fn wait(&self, id: DeviceId, query: WaitQuery, mut ending: Ending) -> BoxFuture<'_, Answer> {
         // What `HEAD` tells is not worth a wait.
         let timeout = if self.head { Duration::ZERO } else { query.timeout.unwrap_or(DEFAULT_WAIT) };
-        let _place = self.places_for(timeout, 1)?;
-        let deadline = self.deadline(timeout);
-        let wait = pin!(self.api.waits.wait_for_packet(id, query.after, deadline));
-        let waited = self.unless_interrupted(wait, ending).await?;
+        let place = match self.places_for(timeout, 1) {
+            Ok(place) => place,
+            Err(error) => return at_once(ending.settle(Err(error))),
+        };
+        let (after, deadline) = (query.after, self.deadline(timeout));
+        Box::pin(async move {
+            let wait = pin!(self.api.waits.wait_for_packet(id, after, deadline));
+            let waited = self.unless_interrupted(wait, &mut ending).await;
+            drop(place);
+            let answer = waited.and_then(|waited| self.told_of_one(id, waited, &mut ending));
+            ending.settle(answer)
+        })
+    }
+
+    fn told_of_one(&self, id: DeviceId, waited: Result<Waited, WaitError>, ending: &mut Ending) -> Answer {
         let waited = waited.map_err(|error| DeviceError { device: id, error })?;
         ending.set(outcome(&waited));
         match view(id, &waited) {
@@ -80,6 +91,12 @@ impl Call<'_> {
                 Ok(response)
             }
         }
+    }
+
+    async fn follow_one(&self, id: DeviceId, query: WaitQuery, origin: Origin, mut ending: Ending) -> Answer {
+        let devices = Devices::from_iter([(id, query.after)]);
+        let answer = self.follow(&devices, query.timeout, origin, &mut ending).await;
+        ending.settle(answer)
     }
 
     async fn wait_for_many(&self, request: Box<Request<Incoming>>, ending: &mut Ending) -> Answer {
@@ -185,7 +202,7 @@ impl Call<'_> {
         timeout: Option<Duration>,
         ending: &mut Ending,
     ) -> Answer {
-        if *self.shutdown.borrow() {
+        if *self.shutdown().borrow() {
             ending.set(WaitOutcome::ShutDown);
             return Err(ApiError::ShuttingDown);
         }
@@ -218,26 +235,29 @@ impl Call<'_> {
 
     /// Waits unless the gateway shuts down, or the client leaves, before. What came is for callers whose credentials are still
     /// good. The wait is borrowed, so that it is not kept twice.
-    pub(super) async fn unless_interrupted<T>(
-        &self,
-        wait: Pin<&mut impl Future<Output = T>>,
-        ending: &mut Ending,
-    ) -> Result<T, ApiError> {
-        let mut shutdown = self.shutdown.clone();
-        tokio::select! {
-            biased;
-            waited = wait => self.caller.is_still_good(self.api.clock.now()).map(|()| waited),
-            _ = shutdown.wait_for(|down| *down) => {
-                ending.set(WaitOutcome::ShutDown);
-                Err(ApiError::ShuttingDown)
+    #[allow(clippy::manual_async_fn, reason = "an async function keeps its arguments twice")]
+    pub(super) fn unless_interrupted<'a, T>(
+        &'a self,
+        mut wait: Pin<&'a mut impl Future<Output = T>>,
+        ending: &'a mut Ending,
+    ) -> impl Future<Output = Result<T, ApiError>> {
+        let mut shutdown = self.shutdown().clone();
+        async move {
+            tokio::select! {
+                biased;
+                waited = &mut wait => self.caller.is_still_good(self.api.clock.now()).map(|()| waited),
+                _ = shutdown.wait_for(|down| *down) => {
+                    ending.set(WaitOutcome::ShutDown);
+                    Err(ApiError::ShuttingDown)
+                }
+                () = gone(self.peer(), self.http2) => Err(ApiError::HalfClosed),
             }
-            () = gone(self.peer, self.http2) => Err(ApiError::HalfClosed),
         }
     }
 
     /// The same for a stream, which outlives this call, and which ends when its credential is taken back.
     fn interruption(&self) -> Interrupted {
-        let (mut shutdown, peer, http2) = (self.shutdown.clone(), Arc::clone(self.peer), self.http2);
+        let (mut shutdown, peer, http2) = (self.shutdown().clone(), Arc::clone(self.peer()), self.http2);
         let revoked = self.caller.revoked();
         Box::pin(async move {
             tokio::select! {

@@ -141,23 +141,26 @@ impl PacketWaits {
     /// soon as the device is deleted.
     ///
     /// Cancel-safe: a dropped future leaves nothing behind.
-    pub async fn wait_for_packet(
+    #[allow(clippy::manual_async_fn, reason = "an async function keeps its arguments twice")]
+    pub fn wait_for_packet(
         &self,
         id: DeviceId,
         after: Option<Cursor>,
         deadline: Instant,
-    ) -> Result<Waited, WaitError> {
-        let base = match self.begin(id, after)? {
-            Ok(found) => return Ok(found),
-            Err(base) => base,
-        };
-        if deadline <= Instant::now() {
-            return Ok(Waited::TimedOut { cursor: base });
-        }
-        match timeout_at(deadline, self.sleep(id, base)).await {
-            Ok(found) => found?,
-            // What was forgotten meanwhile woke nobody.
-            Err(_) => Ok(self.look(id, base).unwrap_or_else(|cursor| Waited::TimedOut { cursor })),
+    ) -> impl Future<Output = Result<Waited, WaitError>> {
+        async move {
+            let base = match self.begin(id, after)? {
+                Ok(found) => return Ok(found),
+                Err(base) => base,
+            };
+            if deadline <= Instant::now() {
+                return Ok(Waited::TimedOut { cursor: base });
+            }
+            match timeout_at(deadline, self.sleep(id, base)).await {
+                Ok(found) => found?,
+                // What was forgotten meanwhile woke nobody.
+                Err(_) => Ok(self.look(id, base).unwrap_or_else(|cursor| Waited::TimedOut { cursor })),
+            }
         }
     }
 

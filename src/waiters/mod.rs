@@ -259,23 +259,26 @@ impl Waiters {
         self.latency.read()
     }
 
-    async fn look_until_found<T>(
+    #[allow(clippy::manual_async_fn, reason = "an async function keeps its arguments twice")]
+    fn look_until_found<T>(
         &self,
         subject: Subject,
         mut look: impl FnMut() -> Option<T>,
         woken: impl Fn(Instant),
-    ) -> Result<T, Ended> {
-        let place = self.enter(subject)?;
-        let found = poll_fn(|context| {
-            // In this order: a packet that the look misses finds the waker.
-            match place.set_waker(context.waker()) {
-                State::Dismissed => return Poll::Ready(Err(Ended::Dismissed)),
-                State::Woken(at) => woken(at),
-                State::Coming | State::Asleep(_) => {}
-            }
-            look().map_or(Poll::Pending, |found| Poll::Ready(Ok(found)))
-        });
-        found.await
+    ) -> impl Future<Output = Result<T, Ended>> {
+        async move {
+            let place = self.enter(subject)?;
+            let found = poll_fn(|context| {
+                // In this order: a packet that the look misses finds the waker.
+                match place.set_waker(context.waker()) {
+                    State::Dismissed => return Poll::Ready(Err(Ended::Dismissed)),
+                    State::Woken(at) => woken(at),
+                    State::Coming | State::Asleep(_) => {}
+                }
+                look().map_or(Poll::Pending, |found| Poll::Ready(Ok(found)))
+            });
+            found.await
+        }
     }
 
     fn enter(&self, subject: Subject) -> Result<Place<'_>, Full> {
