@@ -120,6 +120,21 @@ impl Peer {
         }
     }
 
+    /// Takes what has arrived, as far as `buffer` has room. One that is not filled has emptied the socket: nobody asks the kernel
+    /// again until more has arrived.
+    fn read(&self, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
+        let mut read = Err(io::ErrorKind::WouldBlock.into());
+        // What is noted as ready is what was so before this: what arrives meanwhile is noted anew.
+        let _ = self.stream.try_io(Interest::READABLE, || {
+            read = self.stream.try_read_buf(buffer);
+            match &read {
+                Ok(len) if *len == 0 || buffer.remaining() == 0 => Ok(()),
+                _ => Err(io::ErrorKind::WouldBlock.into()),
+            }
+        });
+        read
+    }
+
     /// Have [`Self::linger`] wait for the client.
     pub(super) fn refuse_body(&self) {
         self.lingers.store(true, Ordering::Relaxed);
@@ -186,6 +201,9 @@ pub(super) struct Guarded {
     deadlines: Deadlines,
     /// The value of `Peer::begun` that the deadline for reading belongs to.
     begun: usize,
+    /// Whether a buffer was filled just now. Before the next one, what came is to be taken care of: hyper keeps room for as many
+    /// requests as ever came together over HTTP/2.
+    filled: bool,
     in_head: bool,
     read_by: Instant,
     read_timer: Option<Pin<Box<Sleep>>>,
@@ -195,7 +213,7 @@ pub(super) struct Guarded {
 impl Guarded {
     pub(super) fn new(peer: Arc<Peer>, deadlines: Deadlines) -> Self {
         let read_by = Instant::now() + deadlines.head;
-        Self { peer, deadlines, begun: 0, in_head: true, read_by, read_timer: None, write_timer: None }
+        Self { peer, deadlines, begun: 0, filled: false, in_head: true, read_by, read_timer: None, write_timer: None }
     }
 
     /// Bytes arrived: the first ones after a request begin the next one. HTTP/2 has bytes between requests, too.
@@ -274,13 +292,18 @@ fn poll_deadline<T>(
 impl AsyncRead for Guarded {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if std::mem::take(&mut this.filled) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         while let Poll::Ready(ready) = this.peer.stream.poll_read_ready(cx) {
             ready?;
-            match this.peer.stream.try_read_buf(buffer) {
+            match this.peer.read(buffer) {
                 Ok(len) => {
                     if len > 0 {
                         this.heard();
                     }
+                    this.filled = buffer.remaining() == 0;
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -319,9 +342,54 @@ impl AsyncWrite for Guarded {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
+
+    async fn connected() -> (TcpStream, Guarded) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let peer = Peer::new(listener.accept().await.unwrap().0);
+        (client, Guarded::new(peer, super::super::ApiConfig::default().deadlines))
+    }
+
+    #[tokio::test]
+    async fn what_fills_the_buffer_is_taken_care_of_before_more_is_read() {
+        let (mut client, mut server) = connected().await;
+        client.write_all(&[7; 5]).await.unwrap();
+        server.peer.stream.readable().await.unwrap();
+        let mut waker = futures_util::task::noop_waker_ref();
+        let mut cx = Context::from_waker(&mut waker);
+        let mut bytes = [0; 2];
+        let mut read = || {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            Pin::new(&mut server)
+                .poll_read(&mut cx, &mut buffer)
+                .map(|read| read.map(|()| buffer.filled().len()).unwrap())
+        };
+        let all: Vec<_> = (0..6).map(|_| read()).collect();
+        let [two, one] = [2, 1].map(Poll::Ready);
+        assert_eq!(all, [two, Poll::Pending, two, Poll::Pending, one, Poll::Pending]);
+    }
+
+    #[tokio::test]
+    async fn what_arrives_after_the_socket_was_emptied_is_read_and_so_is_the_end() {
+        let (mut client, mut server) = connected().await;
+        for text in ["one", "three", "two"] {
+            client.write_all(text.as_bytes()).await.unwrap();
+            let mut bytes = vec![0; text.len()];
+            server.read_exact(&mut bytes).await.unwrap();
+            assert_eq!(bytes, text.as_bytes());
+            let mut more = [0; 8];
+            assert!(futures_util::FutureExt::now_or_never(server.read(&mut more)).is_none());
+        }
+        client.write_all(b"end").await.unwrap();
+        drop(client);
+        let mut rest = Vec::new();
+        server.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"end");
+    }
 
     #[tokio::test]
     async fn a_client_that_vanished_is_noticed_within_a_minute() {

@@ -4,7 +4,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, Pending, pending};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Request, Response};
@@ -271,9 +271,9 @@ impl Call {
 }
 
 /// Returns once the client has left, where hyper does not notice: HTTP/2 ends the request itself when the client resets it or
-/// leaves.
-async fn gone(peer: &Peer, http2: bool) {
-    if http2 { std::future::pending().await } else { peer.gone().await }
+/// leaves. Boxed, so that waits over HTTP/2 keep no room for it.
+fn gone(peer: &Peer, http2: bool) -> Either<Pending<()>, BoxFuture<'_, ()>> {
+    if http2 { Either::Left(pending()) } else { Either::Right(Box::pin(peer.gone())) }
 }
 
 /// Counts a wait when it ends: a client that leaves drops it at any moment.
