@@ -7,10 +7,10 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use ring::hkdf;
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use super::derive::Salt;
 use crate::clock::Timestamp;
 use crate::id::{DeviceId, KeyId};
 use crate::wire::container::RouteInterface;
@@ -71,12 +71,27 @@ pub struct RootKey([u8; 32]);
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct DayKey([u8; 32]);
 
-/// HKDF output length for `ring`.
-struct Len32;
+/// A day, with what the keys of all roots on it have in common already worked out.
+#[derive(Clone, Debug)]
+pub(super) struct Day {
+    number: u32,
+    salt: Salt,
+}
 
-impl hkdf::KeyType for Len32 {
-    fn len(&self) -> usize {
-        32
+impl Day {
+    /// The day with this number, as in [`Header::rotation`](crate::wire::frame::Header::rotation).
+    pub(super) fn new(number: u32) -> Self {
+        Self { number, salt: Salt::new(&number.to_le_bytes()) }
+    }
+
+    /// Its number.
+    pub(super) const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The key of `root` on this day (docs/protocol.md, keys).
+    pub(super) fn key(&self, root: &RootKey, interface: Interface) -> DayKey {
+        DayKey(self.salt.derive(&root.0, interface.info()))
     }
 }
 
@@ -93,19 +108,12 @@ impl RootKey {
 
     /// HKDF-SHA256 with the day as salt and the interface as info (docs/protocol.md, keys).
     pub fn day_key(&self, interface: Interface, day: u32) -> DayKey {
-        DayKey(self.derive(&day.to_le_bytes(), interface.info()))
+        Day::new(day).key(self, interface)
     }
 
     /// HKDF-SHA256 of this key, 32 bytes.
     pub fn derive(&self, salt: &[u8], info: &[u8]) -> [u8; 32] {
-        let mut out = [0; 32];
-        #[allow(clippy::expect_used, reason = "32 bytes is one block, far below the limit of 255")]
-        hkdf::Salt::new(hkdf::HKDF_SHA256, salt)
-            .extract(&self.0)
-            .expand(&[info], Len32)
-            .and_then(|okm| okm.fill(&mut out))
-            .expect("32 bytes");
-        out
+        Salt::new(salt).derive(&self.0, info)
     }
 }
 
@@ -205,8 +213,8 @@ impl DeviceKeys {
         std::iter::once(&self.primary).chain(self.secondary.as_deref())
     }
 
-    pub(super) fn kept_day_key(&self, key_id: KeyId, day: u32) -> Option<DayKey> {
-        self.kept.as_ref().filter(|(id, kept_day, _)| (*id, *kept_day) == (key_id, day)).map(|(_, _, key)| key.clone())
+    pub(super) fn kept_day_key(&self, key_id: KeyId, day: u32) -> Option<&DayKey> {
+        self.kept.as_ref().filter(|(id, kept_day, _)| (*id, *kept_day) == (key_id, day)).map(|(_, _, key)| key)
     }
 }
 
@@ -352,8 +360,8 @@ impl KeyRing {
         self.networks.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn network_day_key(&self, id: KeyId, interface: Interface, day: u32) -> Option<(DayKey, NetworkInfo)> {
-        self.networks().keys.get(&id).map(|(root, info)| (root.day_key(interface, day), *info))
+    pub(super) fn network_root(&self, id: KeyId) -> Option<(RootKey, NetworkInfo)> {
+        self.networks().keys.get(&id).cloned()
     }
 
     pub(super) fn device(&self, id: DeviceId) -> Option<dashmap::mapref::one::Ref<'_, DeviceId, DeviceKeys>> {

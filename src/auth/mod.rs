@@ -2,17 +2,19 @@
 //!
 //! The order of checks is that of docs/protocol.md, keys: level, key id, day, AEAD. Nothing here interprets a payload.
 
+mod derive;
 pub mod identity;
 pub mod keys;
 pub mod nonce;
 
+use dashmap::mapref::one::MappedRef;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 use crate::clock::{SECONDS_PER_DAY, Timestamp};
 use crate::id::{DeviceId, KeyId};
 use crate::metrics::Disposition;
 use crate::wire::frame::{Frame, Header, Layout, Level};
-use keys::{DayKey, Interface, KeyRing, NetworkInfo};
+use keys::{Day, DayKey, DeviceKeys, Interface, KeyRing, NetworkInfo, RootKey};
 
 /// First and last key day of a device that has no time: its clock starts at 2020-01-01 and it may run for 366 days
 /// (rule R3).
@@ -26,6 +28,10 @@ pub fn is_unusual_day(day: u32, now: Timestamp) -> bool {
 /// Derived keys one thread remembers. A network needs three (yesterday, today, tomorrow) and one for each day its
 /// devices without time have been up; 64 of them are 4 KiB and fit the first-level cache.
 const CACHED_KEYS: usize = 64;
+
+/// Days one thread remembers: those that strangers may name without being limited are yesterday, today and tomorrow, and those
+/// without time, of which one lies here at a time.
+const CACHED_DAYS: usize = 4;
 
 /// An authentic packet: whoever sent it held the key. Made by opening a frame, or on the word of an authentic relay
 /// ([`Verified::on_word_of`]), and in no other way.
@@ -116,6 +122,8 @@ impl From<Refusal> for Disposition {
 #[derive(Debug)]
 pub struct Authenticator {
     cache: Box<[Option<Cached>; CACHED_KEYS]>,
+    /// No secrets, so that whoever names a day may have it here. The day with number `n` is at `n % CACHED_DAYS`.
+    days: [Option<Day>; CACHED_DAYS],
     generation: u64,
 }
 
@@ -162,7 +170,7 @@ impl KeyName {
 
 impl Default for Authenticator {
     fn default() -> Self {
-        Self { cache: Box::new([const { None }; CACHED_KEYS]), generation: 0 }
+        Self { cache: Box::new([const { None }; CACHED_KEYS]), days: [const { None }; CACHED_DAYS], generation: 0 }
     }
 }
 
@@ -178,21 +186,23 @@ impl Authenticator {
         now: Timestamp,
     ) -> Result<Verified<'a>, Refusal> {
         self.follow(ring);
-        let (header, associated, nonce, sealed) = frame.into_parts();
+        let header = *frame.header();
         let name = KeyName::of(&header, interface);
-        let (key, network, from) = match self.cached(&name) {
-            Some((key, network)) => (key, network, Source::Cache),
-            None => ring_key(ring, &name)?,
+        let (payload, network) = match self.cached(&name) {
+            Some(cached) => (open_in_place(&cached.key, frame)?, cached.network),
+            None => match ring.held(&name)? {
+                Held::Key(key) => (open_in_place(&key, frame)?, None),
+                Held::Root(root, network) => {
+                    if is_unusual_day(name.day, now) && !ring.admit_unusual_day(now) {
+                        return Err(Refusal::DayLimited);
+                    }
+                    let key = self.derive(&root, &name);
+                    let payload = open_in_place(&key, frame)?;
+                    self.keep(ring, name, key, network);
+                    (payload, network)
+                }
+            },
         };
-        if from == Source::Derived && is_unusual_day(header.rotation(), now) && !ring.admit_unusual_day(now) {
-            return Err(Refusal::DayLimited);
-        }
-        let payload = &*aead(&key)
-            .open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(associated), sealed)
-            .map_err(|_| Refusal::BadTag)?;
-        if from == Source::Derived {
-            self.keep(ring, name, key, network);
-        }
         let network = network.map(|info| (header.key_id, info));
         Ok(Verified { header, level: header.level(), entropy: Some(header.entropy), network, payload })
     }
@@ -211,19 +221,23 @@ impl Authenticator {
     ) -> Result<(), Refusal> {
         self.follow(ring);
         let name = KeyName::of(header, interface);
-        let key = match self.cached(&name) {
-            Some((key, _)) => key,
-            None => {
-                let (key, network, from) = ring_key(ring, &name)?;
+        let mut seal = |key: &DayKey| seal_with(key, header, layout, plaintext, out);
+        if let Some(cached) = self.cached(&name) {
+            seal(&cached.key);
+            return Ok(());
+        }
+        match ring.held(&name)? {
+            Held::Key(key) => seal(&key),
+            Held::Root(root, network) => {
+                let key = self.derive(&root, &name);
+                seal(&key);
                 // The one UDP key kept for a device is that of its uplinks, which may be of another day than ours.
                 let is_uplinks = matches!((name.owner, interface), (Owner::Device(..), Interface::Udp));
-                if from == Source::Derived && !is_uplinks {
-                    self.keep(ring, name, key.clone(), network);
+                if !is_uplinks {
+                    self.keep(ring, name, key, network);
                 }
-                key
             }
-        };
-        seal_with(&key, header, layout, plaintext, out);
+        }
         Ok(())
     }
 
@@ -236,9 +250,17 @@ impl Authenticator {
         }
     }
 
-    fn cached(&self, name: &KeyName) -> Option<(DayKey, Option<NetworkInfo>)> {
-        let cached = self.cache[name.slot()].as_ref().filter(|cached| cached.name == *name)?;
-        Some((cached.key.clone(), cached.network))
+    fn cached(&self, name: &KeyName) -> Option<&Cached> {
+        self.cache[name.slot()].as_ref().filter(|cached| cached.name == *name)
+    }
+
+    fn derive(&mut self, root: &RootKey, name: &KeyName) -> DayKey {
+        let cached = &mut self.days[name.day as usize % CACHED_DAYS];
+        let day = match cached.take() {
+            Some(day) if day.number() == name.day => day,
+            _ => Day::new(name.day),
+        };
+        cached.insert(day).key(root, name.interface)
     }
 
     fn keep(&mut self, ring: &KeyRing, name: KeyName, key: DayKey, network: Option<NetworkInfo>) {
@@ -252,24 +274,31 @@ impl Authenticator {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    Cache,
-    Derived,
+/// What a ring has under the name of a key.
+enum Held<'a> {
+    /// The key itself.
+    Key(MappedRef<'a, DeviceId, DeviceKeys, DayKey>),
+    /// The root that it is to be derived from, and whose network that is.
+    Root(RootKey, Option<NetworkInfo>),
 }
 
-fn ring_key(ring: &KeyRing, name: &KeyName) -> Result<(DayKey, Option<NetworkInfo>, Source), Refusal> {
-    match name.owner {
-        Owner::Network(id) => {
-            let (key, info) = ring.network_day_key(id, name.interface, name.day).ok_or(Refusal::UnknownNetwork(id))?;
-            Ok((key, Some(info), Source::Derived))
-        }
-        Owner::Device(device_id, key_id) => {
-            let keys = ring.device(device_id).ok_or(Refusal::UnknownDevice(device_id))?;
-            let root = keys.root(key_id).ok_or(Refusal::UnknownKey { device_id, key_id })?;
-            match keys.kept_day_key(key_id, name.day).filter(|_| name.interface == Interface::Udp) {
-                Some(key) => Ok((key, None, Source::Cache)),
-                None => Ok((root.day_key(name.interface, name.day), None, Source::Derived)),
+impl KeyRing {
+    fn held(&self, name: &KeyName) -> Result<Held<'_>, Refusal> {
+        match name.owner {
+            Owner::Network(id) => {
+                let (root, info) = self.network_root(id).ok_or(Refusal::UnknownNetwork(id))?;
+                Ok(Held::Root(root, Some(info)))
+            }
+            Owner::Device(device_id, key_id) => {
+                let keys = self.device(device_id).ok_or(Refusal::UnknownDevice(device_id))?;
+                let is_udp = name.interface == Interface::Udp;
+                match keys.try_map(|keys| keys.kept_day_key(key_id, name.day).filter(|_| is_udp)) {
+                    Ok(key) => Ok(Held::Key(key)),
+                    Err(keys) => {
+                        let root = keys.root(key_id).ok_or(Refusal::UnknownKey { device_id, key_id })?;
+                        Ok(Held::Root(root.clone(), None))
+                    }
+                }
             }
         }
     }
@@ -292,10 +321,15 @@ pub fn seal_with(key: &DayKey, header: &Header, layout: Layout, plaintext: &[u8]
 
 /// As [`Authenticator::open`], with a key at hand: what a device does with a downlink. `None` if the tag does not fit.
 pub fn open_with<'a>(key: &DayKey, frame: Frame<'a>) -> Option<Verified<'a>> {
-    let (header, associated, nonce, sealed) = frame.into_parts();
-    let opened = aead(key).open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(associated), sealed);
-    let payload = &*opened.ok()?;
+    let header = *frame.header();
+    let payload = open_in_place(key, frame).ok()?;
     Some(Verified { header, level: header.level(), entropy: Some(header.entropy), network: None, payload })
+}
+
+fn open_in_place<'a>(key: &DayKey, frame: Frame<'a>) -> Result<&'a [u8], Refusal> {
+    let (associated, nonce, sealed) = frame.into_parts();
+    let opened = aead(key).open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(associated), sealed);
+    opened.map(|payload| &*payload).map_err(|_| Refusal::BadTag)
 }
 
 fn aead(key: &DayKey) -> LessSafeKey {

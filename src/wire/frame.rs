@@ -308,13 +308,13 @@ impl<'a> Frame<'a> {
         &self.header
     }
 
-    /// Header, then associated data, nonce, and ciphertext with tag.
-    pub(crate) fn into_parts(self) -> (Header, &'a [u8], [u8; 12], &'a mut [u8]) {
+    /// Associated data, nonce, and ciphertext with tag.
+    pub(crate) fn into_parts(self) -> (&'a [u8], [u8; 12], &'a mut [u8]) {
         let (head, sealed) = self.bytes.split_at_mut(self.layout.header_len());
         let (associated, nonce) = head.split_at(self.layout.associated_len());
         let mut copy = [0; 12];
         copy.copy_from_slice(nonce);
-        (self.header, associated, copy, sealed)
+        (associated, copy, sealed)
     }
 }
 
@@ -352,9 +352,9 @@ mod tests {
                 assert_eq!(Frame::claimed_device(&expected), Some(header().device_id));
                 assert_eq!(Frame::claimed_device(&expected[..13]), None);
             }
-            let (parsed, associated, nonce, sealed) = frame.into_parts();
+            assert_eq!(frame.header().rotation(), 0x1122_3344 / 86_400);
+            let (associated, nonce, sealed) = frame.into_parts();
             assert_eq!([associated, &nonce[..], sealed].concat(), expected);
-            assert_eq!(parsed.rotation(), 0x1122_3344 / 86_400);
         }
     }
 
