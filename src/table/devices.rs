@@ -95,12 +95,15 @@ impl<T> Devices<T> {
         Walk { shards: &self.shards, shard: 0, chunk: 0 }
     }
 
-    /// Tells `fetch` where the search for a device begins. Locks nothing; nothing need be there any more.
-    pub(super) fn aim(&self, id: DeviceId, fetch: impl Fn(*const u32)) {
+    /// Tells `fetch` where the search for a device begins: its shard, and a place of the index there. Locks nothing; nothing need
+    /// be there any more.
+    pub(super) fn aim(&self, id: DeviceId, fetch: impl Fn(*const u8)) {
         let hash = self.hash(id);
-        let aim = &self.aims[self.shard(hash)];
+        let shard = self.shard(hash);
+        fetch(std::ptr::from_ref(&self.shards[shard]).cast());
+        let aim = &self.aims[shard];
         let home = Index::home_among(hash, aim.places.load(Ordering::Relaxed));
-        fetch(aim.index.load(Ordering::Relaxed).wrapping_add(home));
+        fetch(aim.index.load(Ordering::Relaxed).wrapping_add(home).cast());
     }
 
     /// Tells `fetch` where the value of a device is and of how many bytes; once in thousands of times that of another one. A

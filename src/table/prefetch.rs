@@ -10,7 +10,7 @@ use crate::id::DeviceId;
 /// Asks for what there is of `ids`. What is not there costs a little and does no harm.
 pub(super) fn fetch<T>(devices: &Devices<T>, ids: &[DeviceId]) {
     for &id in ids {
-        devices.aim(id, |place| hint(place.cast()));
+        devices.aim(id, hint);
     }
     for &id in ids {
         devices.entry(id, |entry, bytes| {
