@@ -8,16 +8,20 @@ use sqlx::{AssertSqlSafe, Row, SqlSafeStr, SqlStr};
 
 use super::Live;
 use super::database::{Database, from_json, hexadecimal, to_device_id, to_number, to_time, unreadable};
+use super::live::Known;
 use super::networks::key_id;
 use super::open::{application, warn_of_hidden};
 use super::rules::SecondKey;
-use crate::auth::keys::{DeviceKey, RootKey};
+use crate::auth::keys::{DeviceKey, KeyPair, RootKey};
 use crate::id::DeviceId;
 use crate::table::Registration;
 use crate::table::route::Application;
 
 /// Devices read at once: so many that asking for them costs nothing next to reading them. They take 60 to 300 KB.
 const CHUNK: i64 = 1000;
+
+/// Devices whose places in the table are fetched into the caches together.
+const AHEAD: usize = 64;
 
 /// Values in the line of a device.
 const VALUES: usize = 9;
@@ -46,9 +50,7 @@ pub(super) async fn load_devices(database: &Database, live: &Live) -> Result<Dev
     loop {
         let row = sqlx::query(query.clone()).bind(last).bind(CHUNK).fetch_one(&mut reader).await?;
         let Some(greatest) = row.try_get(0)? else { break };
-        for line in row.try_get::<&str, _>(1)?.split('\n') {
-            devices.load(line, live)?;
-        }
+        devices.load(row.try_get(1)?, live)?;
         last = greatest;
     }
     warn_of_hidden(devices.hidden, "devices");
@@ -70,36 +72,54 @@ fn chunk() -> SqlStr {
 }
 
 impl Devices {
-    fn load(&mut self, line: &str, live: &Live) -> Result<(), sqlx::Error> {
-        let mut values = line.splitn(VALUES, ' ');
-        let mut value = || values.next().ok_or_else(|| unreadable("a device of fewer values than it has"));
-        let (n, device_id, organisation) = (number(value()?)?, number(value()?)?, number(value()?)?);
-        let at = to_time(number(value()?)?);
-        let (root, id) = (key(value()?)?, value()?);
-        let second = key(value()?)?.zip(key(value()?)?);
-        let state = value()?;
+    /// Takes in what [`chunk`] found.
+    fn load(&mut self, lines: &str, live: &Live) -> Result<(), sqlx::Error> {
+        let mut lines = lines.split('\n');
+        loop {
+            let known = lines.by_ref().take(AHEAD).map(|line| known(line, &live.cloud_keys));
+            let known = known.collect::<Result<Vec<_>, _>>()?;
+            if known.is_empty() {
+                return Ok(());
+            }
+            let ids: Vec<_> = known.iter().map(|known| known.device_id).collect();
+            live.table.prefetch_all(&ids);
+            known.into_iter().for_each(|known| self.enter(known, live));
+        }
+    }
 
-        let device_id = to_device_id(device_id);
-        let registration = Registration { at, organisation: to_number(organisation)?, record: to_number(n)? };
+    fn enter(&mut self, known: Known, live: &Live) {
+        let Known { device_id, registration, keys, application } = known;
         live.table.register(device_id, registration);
         self.count += 1;
-        if let Some(root) = root {
+        if let Some((key, second)) = keys {
             if live.configured.devices.contains(&device_id) {
                 self.hidden += 1;
             } else {
-                let id = if id == NONE { None } else { Some(key_id(number(id)?)?) };
-                let second = second.map(|(public, root)| SecondKey { public, root: RootKey::new(root) });
-                let second = second.map(|second| second.device_key(&live.cloud_keys));
-                live.keys.set_device(device_id, DeviceKey { key_id: id, root: RootKey::new(root) }, second);
+                live.keys.set_device(device_id, key, second);
             }
         }
-        if state != "{}"
-            && let Some(application) = application(&from_json(state)?)
-        {
-            self.states.push((device_id, application));
-        }
-        Ok(())
+        self.states.extend(application.map(|application| (device_id, application)));
     }
+}
+
+/// The device of a line.
+fn known(line: &str, cloud_keys: &KeyPair) -> Result<Known, sqlx::Error> {
+    let mut values = line.splitn(VALUES, ' ');
+    let mut value = || values.next().ok_or_else(|| unreadable("a device of fewer values than it has"));
+    let (record, device_id, organisation) = (number(value()?)?, number(value()?)?, number(value()?)?);
+    let at = to_time(number(value()?)?);
+    let (root, id) = (key(value()?)?, value()?);
+    let second = key(value()?)?.zip(key(value()?)?);
+    let state = value()?;
+
+    let registration = Registration { at, organisation: to_number(organisation)?, record: to_number(record)? };
+    let keys = root.map(|root| {
+        let key_id = if id == NONE { None } else { Some(key_id(number(id)?)?) };
+        let second = second.map(|(public, root)| SecondKey { public, root: RootKey::new(root) }.device_key(cloud_keys));
+        Ok::<_, sqlx::Error>((DeviceKey { key_id, root: RootKey::new(root) }, second))
+    });
+    let application = if state == "{}" { None } else { application(&from_json(state)?) };
+    Ok(Known { device_id: to_device_id(device_id), registration, keys: keys.transpose()?, application })
 }
 
 fn number(text: &str) -> Result<i64, sqlx::Error> {
@@ -121,7 +141,7 @@ mod tests {
     use super::super::Configured;
     use super::super::testing::{Site, live, opens_device};
     use super::*;
-    use crate::auth::keys::KeyPair;
+    use crate::auth::keys::device_key_id;
     use crate::id::KeyId;
 
     const DEVICES: i64 = 2 * CHUNK + 1;
@@ -181,7 +201,7 @@ mod tests {
             let id = KeyId::new(id).unwrap();
             opens_device(&site.live, DeviceId(device.cast_unsigned()), id, &RootKey::new(root)).is_ok()
         };
-        let second = crate::auth::keys::device_key_id(&gateway.public(), &device.public()).get();
+        let second = device_key_id(&gateway.public(), &device.public()).get();
         let shared = *device.shared_root(gateway.public()).unwrap().bytes();
         assert!(opens(CHUNK, 9, [5; 32]), "whatever its key id");
         assert!(opens(CHUNK + 1, 7, [5; 32]) && opens(CHUNK + 1, second, shared));

@@ -143,7 +143,7 @@ impl Store {
     /// # Errors
     /// A record cannot be read: nothing may be served.
     pub fn load(&self, table: &RouteTable, keys: &KeyRing) -> Result<u64, OpenError> {
-        let ahead = |ids: &[DeviceId]| table.prefetch(ids);
+        let ahead = |ids: &[DeviceId]| table.prefetch_all(ids);
         self.load_by(ahead, |id| table.has_record(id), |id, kept| table.restore(keys, id, &kept))
     }
 

@@ -238,7 +238,8 @@ impl RouteTable {
         if place.find().is_some() {
             return;
         }
-        let mut record = Record::restored(kept, keys, self.registered.has(id));
+        let registration = self.registration(id);
+        let mut record = Record::restored(kept, keys, registration.is_some());
         if kept.epoch != self.epoch() {
             // Whatever follows a record that is forgotten begins in a later one, and so with other downlink sequences.
             record.generation = kept.generation.max(OF_FORMER_EPOCHS);
@@ -247,7 +248,8 @@ impl RouteTable {
         if !record.registered() {
             self.admission.enter();
         }
-        if kept.registration != 0 && kept.registration != self.registration_number(id) {
+        let present = registration.map_or(0, |registration| registration.record);
+        if kept.registration != 0 && kept.registration != present {
             self.restored().push((id, kept.registration));
         }
         place.insert(record);

@@ -315,6 +315,12 @@ impl RouteTable {
         prefetch::fetch(&self.records, ids);
     }
 
+    /// As [`Self::prefetch`], for [`Self::register`] and [`Self::restore`].
+    pub fn prefetch_all(&self, ids: &[DeviceId]) {
+        prefetch::fetch(&self.records, ids);
+        prefetch::fetch(&self.registered, ids);
+    }
+
     /// Rule R5 after an unclean stop: from now on a packet moves a route, proves an address and releases downlinks by its time
     /// and sequence only with a time after `gps`, in GPS seconds, so that a recording of what was forgotten does none of it. 0:
     /// no such bound.
