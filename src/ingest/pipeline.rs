@@ -27,6 +27,7 @@ use crate::wire::frame::{Flags, Frame, Header, Layout, PacketType};
 use super::answering::Came;
 use super::moves::{Move, MoveLog};
 pub use super::refusals::RefusalLog;
+use super::refusals::Unlogged;
 use super::replies::Replies;
 use super::trace::{Decided, RefusedClaim, Trace, Traces};
 
@@ -89,6 +90,8 @@ pub struct Pipeline {
     heard: Vec<(DeviceId, Cursor)>,
     /// What this thread remembers of packets.
     trace: Arc<Trace>,
+    /// What it refused in the present batch without a line in the log.
+    unlogged: Unlogged,
     /// What happened since the thread last published it.
     pub tally: Tally,
 }
@@ -115,6 +118,7 @@ impl Pipeline {
         Self {
             core,
             trace,
+            unlogged: Unlogged::default(),
             authenticator: Authenticator::default(),
             claimed: Vec::new(),
             scratch: Vec::with_capacity(crate::wire::MAX_DATAGRAM),
@@ -138,13 +142,15 @@ impl Pipeline {
         let taken = self.datagram(datagram, replies);
         self.tally.datagram(taken.disposition);
         if taken.disposition != Disposition::Accepted {
-            self.core.refusals.note(taken.disposition, taken.rule, source, len, at);
+            let what = (taken.disposition, taken.rule);
+            self.core.refusals.note(&mut self.unlogged, what, source, len, at);
         }
         taken.disposition
     }
 
-    /// Wakes those who wait for what counted since the last time.
+    /// Ends a batch: wakes those who wait for what counted since the last time.
     pub fn wake(&mut self) {
+        self.core.refusals.settle(&mut self.unlogged);
         for (device, cursor) in self.heard.drain(..) {
             let organisation = || self.core.table.registration(device).map(|registration| registration.organisation);
             self.core.waiters.heard(device, cursor, organisation);
