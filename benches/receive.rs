@@ -1,74 +1,86 @@
-//! What receiving one datagram costs the receiving thread, next to a bare sink in the same run.
+//! What receiving one datagram costs the receiving thread, next to a bare sink in the same run. One command each for
 //!
-//! `cargo bench --bench receive [-- ROUNDS DEVICES ACK_PERCENT]`, by default 7 rounds of 100 000 devices without
-//! acknowledgements, about 45 seconds. It wants two idle cores: the sender takes the last one for itself. All contenders
-//! take turns in each round, so that a noisy minute hits them all. Every datagram is a genuine packet.
+//! - counting, next to sinks that do nothing: `cargo bench --bench receive [-- ROUNDS DEVICES ACK_PERCENT]`, by default 7
+//!   rounds of 100 000 devices without acknowledgements, about a minute;
+//! - refusing, next to counting: `cargo bench --bench receive -- refused [ROUNDS DEVICES]`, about two minutes;
+//! - several ingest threads, next to one: `cargo bench --bench receive -- threads [N ROUNDS DEVICES]`, by default 2 threads. It
+//!   wants two whole cores for each thread, and measures nothing where there are fewer.
 //!
-//! Only a receiver that always finds a full batch shows what a datagram costs at the limit; one that waits pays for
-//! waking up instead. The sender therefore hands the kernel trains of equal datagrams (`UDP_SEGMENT`), which the kernel
-//! cuts on the sender's core, and a run counts only if the receive calls brought [`FULL_ENOUGH`] datagrams on average. It
-//! stays [`WINDOW`] datagrams ahead and no more: the queue is never empty, nothing is dropped, and each packet arrives
-//! once.
+//! The first two want two idle cores: the sender takes the last one for itself. All contenders take turns in each round, so that
+//! a noisy minute hits them all. Every datagram that counts is a genuine packet of a device that was heard before, from where
+//! it is sent. A run counts only if the receive calls brought [`FULL_ENOUGH`] datagrams on average: see `load`.
+//!
+//! The built program needs no files: it may be copied to a larger machine.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod fleet;
+mod load;
 
-use std::io::{IoSlice, IoSliceMut};
-use std::net::{SocketAddr, UdpSocket};
+use std::io::IoSliceMut;
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use fleet::Fleet;
+use fleet::{Fleet, NETWORK, ROOT};
+use lastroute::auth::keys::{DeviceKey, RootKey};
 use lastroute::clock::{Clock, Timestamp};
-use lastroute::ingest::pipeline::{Datagram, Pipeline};
+use lastroute::ingest::pipeline::Pipeline;
 use lastroute::ingest::posts::Posts;
-use lastroute::ingest::replies::Replies;
 use lastroute::metrics::{Counters, Disposition};
-use lastroute::table::sending::Via;
 use lastroute::udp::{BoundSocket, RECEIVE_BATCH, Receiver};
 use lastroute::wire::frame::Flags;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::sys::socket::{ControlMessage, MsgFlags, MultiHeaders, SockaddrIn, recvmmsg, sendmmsg, setsockopt, sockopt};
-use nix::time::{ClockId, clock_gettime};
-use nix::unistd::Pid;
+use load::{
+    DATAGRAM, Datagrams, FULL_ENOUGH, LISTEN, RECEIVE_BUFFER, Sender, WINDOW, cores, pin, plain_socket, spread,
+    thread_time,
+};
+use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg};
 
 /// One way to receive: binds a socket, says where it is ([`Load::start`]), and receives until the meter is full.
 type Contender = fn(&Load, &mut Meter);
 
 /// The first is what the others are compared with.
-const CONTENDERS: [(&str, Contender); 4] = [
+const CONTENDERS: [(&str, Contender); 5] = [
     ("bare recvmmsg, 64 a call", bare_sink),
     ("tokio recv_from, nothing else", tokio_recv_from),
     ("lastroute receiver, nothing else", lastroute_receiver),
-    ("lastroute gateway, all rules", lastroute_gateway),
+    ("lastroute gateway, all rules", |load, meter| lastroute_gateway(load, meter, LISTEN)),
+    ("the same, on all addresses", |load, meter| lastroute_gateway(load, meter, "0.0.0.0:0")),
 ];
 
 /// Datagrams received before the meter starts, and while it runs.
 const WARM_UP: u64 = 100_000;
 const MEASURED: u64 = 1_000_000;
 
-/// Mean datagrams of a receive call from which a run counts as saturated.
-const FULL_ENOUGH: f64 = 30.0;
-
-/// Asked of the kernel by every contender, as by the gateway: [`WINDOW`] datagrams take about a sixth of it. Without the right
-/// to administer the network the kernel gives less, and the run says that datagrams were dropped.
-const RECEIVE_BUFFER: usize = 64 << 20;
-
-const LISTEN: &str = "127.0.0.1:0";
+/// Packets that are enough for a run in which each counts: one of each device, then the next of each.
+const COUNTED: u64 = WARM_UP + MEASURED + 4 * WINDOW;
 
 fn main() {
-    let mut arguments = std::env::args().filter_map(|argument| argument.parse::<u64>().ok());
-    let rounds = arguments.next().unwrap_or(7);
-    let devices = arguments.next().unwrap_or(100_000);
-    let ack_percent = arguments.next().unwrap_or(0);
-    let cores = std::thread::available_parallelism().unwrap().get();
-    println!("{cores} cores, {rounds} rounds of {MEASURED} datagrams of {DATAGRAM} bytes each");
-    println!("{devices} devices, {ack_percent} % of the packets ask for an acknowledgement\n");
-    pin(0);
-    let load = Load::new(devices, ack_percent, cores - 1);
+    // Cargo adds a flag of its own.
+    let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).peekable();
+    let mode = arguments.next_if(|argument| argument.parse::<u64>().is_err());
+    let mut numbers = arguments.map(|argument| argument.parse::<u64>().expect("a number"));
+    let mut number = |otherwise| numbers.next().unwrap_or(otherwise);
+    match mode.as_deref() {
+        None => count(number(7), number(100_000), number(0)),
+        Some("refused") => refuse(number(5), number(100_000)),
+        Some("threads") => load::threads::compare(number(2) as usize, number(5), number(100_000)),
+        Some(other) => panic!("{other}: write refused or threads, or numbers alone"),
+    }
+}
+
+/// What counting costs.
+fn count(rounds: u64, devices: u64, ack_percent: u64) {
+    announce(rounds, devices);
+    println!("{ack_percent} % of the packets ask for an acknowledgement\n");
+    let sender = Sender::new(split());
+    let fleet = Fleet::new(Clock::default().now());
+    let flags = |number| if number % 100 < ack_percent { Flags::ACK_REQUEST } else { 0 };
+    let datagrams = load::datagrams(COUNTED, |number, out| {
+        fleet.packet(number % devices, 1 + (number / devices) as u16, flags(number), out);
+    });
+    let load = Load::new(&fleet, &sender, devices, datagrams);
     let mut runs = vec![Vec::new(); CONTENDERS.len()];
     for _ in 0..rounds {
         for (runs, (_, contender)) in runs.iter_mut().zip(CONTENDERS) {
@@ -77,7 +89,124 @@ fn main() {
             runs.push(meter.result());
         }
     }
-    report(&runs);
+    println!("| receiver | ns CPU/datagram (least..most) | sink / this | datagrams/call | saturated |");
+    println!("| --- | --- | --- | --- | --- |");
+    for (own, (name, _)) in runs.iter().zip(CONTENDERS) {
+        report(name, own, |own| ratio(&runs[0], own));
+    }
+    println!("\ngateway / tokio loop: {:.2}", ratio(&runs[3], &runs[1]));
+}
+
+/// A kind of datagram, and what the gateway makes of it.
+struct Kind {
+    name: &'static str,
+    /// Those of the device level are compared with each other, and so are the others.
+    level: u16,
+    /// The device's own key is known.
+    has_key: bool,
+    /// The devices were heard today.
+    is_heard: bool,
+    /// What makes a genuine packet one of this kind.
+    change: fn(&mut Vec<u8>),
+    becomes: Disposition,
+}
+
+fn unchanged(_: &mut Vec<u8>) {}
+
+fn spoil(bytes: &mut Vec<u8>) {
+    *bytes.last_mut().unwrap() ^= 1;
+}
+
+/// Another network than the one that is known. Where the field lies: docs/protocol.md, frames.
+fn rename(bytes: &mut Vec<u8>) {
+    bytes[3..6].copy_from_slice(&[1, 2, 3]);
+}
+
+const DEVICE: u16 = Flags::DEVICE_KEY;
+
+/// The first two are what the others are compared with. An unknown device is compared with a packet of the network level, which
+/// is the stricter way.
+const KINDS: [Kind; 7] = [
+    kind("counted, network level", 0, unchanged, Disposition::Accepted),
+    Kind { has_key: true, ..kind("counted, device level", DEVICE, unchanged, Disposition::Accepted) },
+    kind("unknown network", 0, rename, Disposition::UnknownNetwork),
+    kind("unknown device", DEVICE, unchanged, Disposition::UnknownDevice),
+    kind("bad tag, network level", 0, spoil, Disposition::BadTag),
+    Kind { has_key: true, ..kind("bad tag, device level, heard today", DEVICE, spoil, Disposition::BadTag) },
+    Kind {
+        has_key: true,
+        is_heard: false,
+        ..kind("bad tag, device level, not heard", DEVICE, spoil, Disposition::BadTag)
+    },
+];
+
+const fn kind(name: &'static str, level: u16, change: fn(&mut Vec<u8>), becomes: Disposition) -> Kind {
+    Kind { name, level, has_key: false, is_heard: true, change, becomes }
+}
+
+impl Kind {
+    /// Its place among [`KINDS`] is that of what it is compared with.
+    fn against(&self) -> usize {
+        usize::from(self.level == DEVICE && self.has_key)
+    }
+}
+
+/// What refusing costs, with the socket and all.
+fn refuse(rounds: u64, devices: u64) {
+    announce(rounds, devices);
+    println!();
+    let sender = Sender::new(split());
+    let fleet = Fleet::new(Clock::default().now());
+    let loads = KINDS.map(|kind| {
+        // What is refused may come again and again: nothing is remembered of it.
+        let count = if kind.becomes == Disposition::Accepted { COUNTED } else { 4 * WINDOW };
+        let write = |number, out: &mut Vec<u8>| {
+            fleet.packet(number % devices, 1 + (number / devices) as u16, kind.level, out);
+            (kind.change)(out);
+        };
+        Load::new(&fleet, &sender, devices, load::datagrams(count, write))
+    });
+    let mut runs = vec![Vec::new(); KINDS.len()];
+    for _ in 0..rounds {
+        for ((runs, kind), load) in runs.iter_mut().zip(&KINDS).zip(&loads) {
+            let mut meter = Meter::default();
+            receive_kind(kind, load, &mut meter);
+            runs.push(meter.result());
+        }
+    }
+    println!("| datagram | ns CPU/datagram (least..most) | this / counted | datagrams/call | saturated |");
+    println!("| --- | --- | --- | --- | --- |");
+    for (own, kind) in runs.iter().zip(&KINDS) {
+        report(kind.name, own, |own| ratio(own, &runs[kind.against()]));
+    }
+}
+
+fn receive_kind(kind: &Kind, load: &Load, meter: &mut Meter) {
+    let core = fleet::core(load.sealed_at);
+    if kind.has_key {
+        for index in 0..load.devices {
+            let key = DeviceKey { key_id: Some(NETWORK), root: RootKey::new(ROOT) };
+            core.keys.set_device(fleet::device(index), key, None);
+        }
+    }
+    let mut pipeline = Pipeline::new(core);
+    if kind.is_heard {
+        let level = if kind.has_key { kind.level } else { 0 };
+        load.hear(&mut pipeline, level);
+    }
+    run_gateway(load, pipeline, (LISTEN, kind.becomes), meter);
+}
+
+fn announce(rounds: u64, devices: u64) {
+    println!("{} cores, {rounds} rounds of {MEASURED} datagrams of {DATAGRAM} bytes each", cores().len());
+    println!("{devices} devices");
+}
+
+/// Keeps this thread on the first core; returns the last one, for the sender.
+fn split() -> usize {
+    let cores = cores();
+    pin(cores[0]);
+    cores[cores.len() - 1]
 }
 
 /// A sink that does nothing but receive: no addresses, no control messages, no runtime.
@@ -126,32 +255,29 @@ fn lastroute_receiver(load: &Load, meter: &mut Meter) {
 }
 
 /// The gateway: its own loop, with every device known from an earlier packet.
-fn lastroute_gateway(load: &Load, meter: &mut Meter) {
-    let core = fleet::core(load.sealed_at);
-    let mut pipeline = Pipeline::new(core);
-    let (mut bytes, mut replies) = (Vec::new(), Replies::default());
-    for index in 0..load.devices {
-        load.fleet.packet(index, 0, 0, &mut bytes);
-        let (source, at) = (fleet::address(index), load.sealed_at);
-        pipeline.take(Datagram { bytes: &mut bytes, truncated: false, source, via: Via::UNKNOWN, at }, &mut replies);
-    }
-    pipeline.wake();
-    pipeline.tally = Default::default();
+fn lastroute_gateway(load: &Load, meter: &mut Meter, listen: &str) {
+    let mut pipeline = Pipeline::new(fleet::core(load.sealed_at));
+    load.hear(&mut pipeline, 0);
+    run_gateway(load, pipeline, (listen, Disposition::Accepted), meter);
+}
 
+/// Receives at an address until enough has become what it should. Nothing else may come of anything.
+fn run_gateway(load: &Load, pipeline: Pipeline, (listen, becomes): (&str, Disposition), meter: &mut Meter) {
     let counters = Arc::new(Counters::default());
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let watched = Arc::clone(&counters);
-    let accepted = move || watched.read().datagrams[Disposition::Accepted as usize];
-    let seen = accepted.clone();
+    let ended = move || watched.read().datagrams[becomes as usize];
+    let seen = ended.clone();
     let watcher = std::thread::spawn(move || {
-        while accepted() < MEASURED {
+        while ended() < MEASURED {
             std::thread::sleep(Duration::from_millis(1));
         }
         stop.send(true).unwrap();
     });
     runtime().block_on(async {
-        let socket = BoundSocket::bind(LISTEN.parse().unwrap(), RECEIVE_BUFFER).unwrap();
-        let sender = load.start(socket.address(), seen);
+        let socket = BoundSocket::bind(listen.parse().unwrap(), RECEIVE_BUFFER).unwrap();
+        let to = SocketAddr::from(([127, 0, 0, 1], socket.address().port()));
+        let sender = load.start(to, seen);
         let socket = Arc::new(socket.register().unwrap());
         let started = thread_time();
         let mailbox = Posts::to_threads(1).1.remove(0);
@@ -162,8 +288,8 @@ fn lastroute_gateway(load: &Load, meter: &mut Meter) {
         meter.datagrams = tally.datagrams.iter().sum();
         meter.calls = tally.receives;
         meter.started = Some((started, 0, 0));
-        let accepted = tally.datagrams[Disposition::Accepted as usize];
-        assert_eq!(accepted, meter.datagrams, "a packet came twice, or not in order: {tally:?}");
+        let expected = tally.datagrams[becomes as usize];
+        assert_eq!(expected, meter.datagrams, "a packet came twice, or not in order: {tally:?}");
     });
     watcher.join().unwrap();
 }
@@ -172,111 +298,28 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// A socket with the receive buffer of the gateway's.
-fn plain_socket() -> UdpSocket {
-    let socket = UdpSocket::bind(LISTEN).unwrap();
-    if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
-        setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER).unwrap();
-    }
-    socket
-}
-
-/// Datagrams the kernel cuts out of one message, and messages of one call.
-const TRAIN: usize = 32;
-const TRAINS: usize = 8;
-
-/// How far the sender is ahead of the receiver: a queue as long as that of an overloaded gateway, whose datagrams have left
-/// the caches by the time they are read. A shorter one flatters the bare sink most.
-const WINDOW: u64 = 24_576;
-
-/// How long the receiver may stand still before the sender gives up what is missing.
-const PATIENCE: Duration = Duration::from_millis(200);
-
-/// Bytes of each datagram.
-const DATAGRAM: usize = 100;
-
-/// What is sent to a contender, and from which core.
-struct Load {
-    /// Datagrams of [`DATAGRAM`] bytes end to end: one of each device, then the next of each.
-    packets: Arc<Vec<u8>>,
+/// What is sent to a contender, and from where.
+struct Load<'a> {
+    fleet: &'a Fleet,
+    sender: &'a Sender,
     devices: u64,
-    fleet: Fleet,
     sealed_at: Timestamp,
-    core: usize,
+    datagrams: Datagrams,
 }
 
-impl Load {
-    fn new(devices: u64, ack_percent: u64, core: usize) -> Self {
-        let sealed_at = Clock::default().now();
-        let fleet = Fleet::new(sealed_at);
-        let count = WARM_UP + MEASURED + 4 * WINDOW;
-        let mut packets = Vec::with_capacity(count as usize * DATAGRAM);
-        let mut packet = Vec::new();
-        for number in 0..count {
-            let flags = if number % 100 < ack_percent { Flags::ACK_REQUEST } else { 0 };
-            fleet.packet(number % devices, 1 + (number / devices) as u16, flags, &mut packet);
-            packets.extend_from_slice(&packet);
-        }
-        Self { packets: Arc::new(packets), devices, fleet, sealed_at, core }
+impl<'a> Load<'a> {
+    fn new(fleet: &'a Fleet, sender: &'a Sender, devices: u64, datagrams: Datagrams) -> Self {
+        Self { fleet, sender, devices, sealed_at: Clock::default().now(), datagrams }
     }
 
-    /// Sends to `to` from another core, as fast as what is `seen` moves on, until stopped.
-    fn start(&self, to: SocketAddr, seen: impl Fn() -> u64 + Send + 'static) -> Running {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (packets, core, stopped) = (Arc::clone(&self.packets), self.core, Arc::clone(&stop));
-        let thread = std::thread::spawn(move || {
-            pin(core);
-            send(to, &packets, seen, &stopped)
-        });
-        Running { stop, thread }
+    /// Every device is heard once, from where it will be heard again.
+    fn hear(&self, pipeline: &mut Pipeline, flags: u16) {
+        fleet::hear(pipeline, self.fleet, 0..self.devices, flags, self.sender.address(), self.sealed_at);
     }
-}
 
-/// A sender at work.
-struct Running {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<u64>,
-}
-
-impl Running {
-    fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let given_up = self.thread.join().unwrap();
-        if given_up > 0 {
-            eprintln!("the receiver stood still {given_up} datagrams behind: dropped (is net.core.rmem_max below");
-            eprintln!("{RECEIVE_BUFFER} and CAP_NET_ADMIN missing?), or the machine is busy; the run is doubtful");
-        }
+    fn start(&self, to: SocketAddr, seen: impl Fn() -> u64 + Send + 'static) -> load::Running {
+        self.sender.start(to, &self.datagrams, seen)
     }
-}
-
-/// Returns how many datagrams it gave up.
-fn send(to: SocketAddr, packets: &[u8], seen: impl Fn() -> u64, stop: &AtomicBool) -> u64 {
-    let socket = UdpSocket::bind(LISTEN).unwrap();
-    socket.connect(to).unwrap();
-    let segment = DATAGRAM as u16;
-    let control = [ControlMessage::UdpGsoSegments(&segment)];
-    let mut headers = MultiHeaders::<SockaddrIn>::preallocate(TRAINS, Some(nix::cmsg_space!(u16)));
-    let slices: Vec<_> = packets.chunks_exact(DATAGRAM * TRAIN).map(|train| [IoSlice::new(train)]).collect();
-    let (mut sent, mut given_up) = (0u64, 0);
-    for trains in slices.chunks(TRAINS).cycle() {
-        let since = Instant::now();
-        loop {
-            let ahead = sent.saturating_sub(given_up + seen());
-            if stop.load(Ordering::Relaxed) {
-                return given_up;
-            }
-            if ahead < WINDOW {
-                break;
-            }
-            if since.elapsed() > PATIENCE {
-                given_up += ahead;
-            }
-            std::hint::spin_loop();
-        }
-        sendmmsg(socket.as_raw_fd(), &mut headers, trains, [None; TRAINS], control, MsgFlags::empty()).unwrap();
-        sent += (trains.len() * TRAIN) as u64;
-    }
-    given_up
 }
 
 /// Counts what one run received, and the time the processor spent on it in this thread, from the end of the warm-up on.
@@ -327,20 +370,6 @@ impl Meter {
     }
 }
 
-/// Time the processor spent on the current thread so far.
-fn thread_time() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
-}
-
-/// Keeps the current thread on one core. Where that is not allowed, it wanders.
-fn pin(core: usize) {
-    let mut cores = CpuSet::new();
-    cores.set(core).unwrap();
-    if let Err(error) = sched_setaffinity(Pid::from_raw(0), &cores) {
-        eprintln!("cannot keep a thread on core {core}: {error}");
-    }
-}
-
 /// One contender in one round.
 #[derive(Clone)]
 struct Run {
@@ -349,24 +378,20 @@ struct Run {
     datagrams_per_call: f64,
 }
 
-fn report(runs: &[Vec<Run>]) {
-    let spread = |mut values: Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        (values[0], values[values.len() / 2], values[values.len() - 1])
+/// The middle of the ratios of each round.
+fn ratio(of: &[Run], to: &[Run]) -> f64 {
+    spread(of.iter().zip(to).map(|(of, to)| of.nanoseconds / to.nanoseconds).collect()).1
+}
+
+fn report(name: &str, runs: &[Run], ratio: impl Fn(&[Run]) -> f64) {
+    let (least, middle, most) = spread(runs.iter().map(|run| run.nanoseconds).collect());
+    let (fewest, batch, _) = spread(runs.iter().map(|run| run.datagrams_per_call).collect());
+    // A call for each datagram says nothing about how full the queue was.
+    let saturated = match batch {
+        1.0 => "not shown",
+        _ if fewest >= FULL_ENOUGH => "yes",
+        _ => "NO: not a valid run",
     };
-    println!("| receiver | ns CPU/datagram (least..most) | sink / this | datagrams/call | saturated |");
-    println!("| --- | --- | --- | --- | --- |");
-    for (own, (name, _)) in runs.iter().zip(CONTENDERS) {
-        let (least, middle, most) = spread(own.iter().map(|run| run.nanoseconds).collect());
-        let ratios = runs[0].iter().zip(own).map(|(sink, run)| sink.nanoseconds / run.nanoseconds);
-        let (_, ratio, _) = spread(ratios.collect());
-        let (fewest, batch, _) = spread(own.iter().map(|run| run.datagrams_per_call).collect());
-        // A call for each datagram says nothing about how full the queue was.
-        let saturated = match batch {
-            1.0 => "not shown",
-            _ if fewest >= FULL_ENOUGH => "yes",
-            _ => "NO: not a valid run",
-        };
-        println!("| {name} | {middle:.0} ({least:.0}..{most:.0}) | {ratio:.2} | {batch:.1} | {saturated} |");
-    }
+    let ratio = ratio(runs);
+    println!("| {name} | {middle:.0} ({least:.0}..{most:.0}) | {ratio:.2} | {batch:.1} | {saturated} |");
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "no benchmark needs all of it")]
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 
 use lastroute::auth::keys::{DayKey, Interface, KeyPair, KeyRing, RootKey};
@@ -12,7 +13,9 @@ use lastroute::downlink::Downlinks;
 use lastroute::downlink::channel::channel;
 use lastroute::downlink::outbox::OutboxConfig;
 use lastroute::id::{DeviceId, KeyId};
-use lastroute::ingest::pipeline::{Core, RefusalLog};
+use lastroute::ingest::pipeline::{Core, Datagram, Pipeline, RefusalLog};
+use lastroute::ingest::replies::Replies;
+use lastroute::table::sending::Via;
 use lastroute::table::{RoutePolicy, RouteTable, TableConfig};
 use lastroute::waiters::{Waiters, WaitersConfig};
 use lastroute::wire::frame::{Flags, Header, Layout, PacketType};
@@ -76,6 +79,24 @@ impl Fleet {
         out.clear();
         seal_with(&self.key, &header, Layout::Unversioned, &payload, out);
     }
+}
+
+/// Has the pipeline take in the first packet of each of these devices, from `source`. It has counted nothing afterwards.
+pub(crate) fn hear(
+    pipeline: &mut Pipeline,
+    fleet: &Fleet,
+    devices: Range<u64>,
+    flags: u16,
+    source: SocketAddr,
+    at: Timestamp,
+) {
+    let (mut bytes, mut replies) = (Vec::new(), Replies::default());
+    for index in devices {
+        fleet.packet(index, 0, flags, &mut bytes);
+        pipeline.take(Datagram { bytes: &mut bytes, truncated: false, source, via: Via::UNKNOWN, at }, &mut replies);
+    }
+    pipeline.wake();
+    pipeline.tally = Default::default();
 }
 
 /// Device ids as factories give them: a common upper half, scattered lower bits.
