@@ -32,11 +32,14 @@ const TRAIN: u64 = 32;
 /// Messages of one call.
 const MESSAGES: usize = 64;
 
-/// How long a receiver may stand still before what is missing is taken for lost: it may have to wait for its core.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a receiver may stand still before what is missing is taken for lost: on a busy machine it waits for its core.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often that may be before the sender ends.
-const GIVEN_UP: u32 = 10;
+/// Looks at a receiver that must find it standing still all that time: the sender may have waited for its own core meanwhile.
+const LOOKS: u32 = 1000;
+
+/// How often something may be taken for lost before the sender ends.
+const GIVEN_UP: u32 = 3;
 
 /// How often the sender looks away between two looks at how far the receiver is, whose cache line that takes.
 const LOOKS_AWAY: u32 = 64;
@@ -205,16 +208,21 @@ impl Sender {
 
     /// Waits until the queue has room. False: it is to end, or too much was given up.
     fn has_room(&self, flow: &mut Flow, seen: impl Fn() -> u64) -> bool {
-        let since = Instant::now();
+        let (mut last, mut since, mut looks) = (seen(), Instant::now(), 0);
         loop {
-            let ahead = flow.sent.saturating_sub(flow.missing + seen());
+            let now = seen();
+            if now != last {
+                (last, since, looks) = (now, Instant::now(), 0);
+            }
+            looks += 1;
+            let ahead = flow.sent.saturating_sub(flow.missing + now);
             if self.stop.load(Ordering::Relaxed) || flow.given_up == GIVEN_UP {
                 return false;
             }
             if ahead < self.queue {
                 return true;
             }
-            if since.elapsed() > PATIENCE {
+            if looks > LOOKS && since.elapsed() > PATIENCE {
                 flow.missing += ahead;
                 flow.given_up += 1;
             } else if self.yields {
