@@ -126,7 +126,7 @@ impl fmt::Display for Limit {
             Self::Buffer { given, queue } => write!(
                 f,
                 "Receive buffer: the kernel gave {} of {}, in which {} datagrams wait at most. A gateway loses what comes faster \
-                 for longer. As root: sysctl -w net.core.rmem_max={RECEIVE_BUFFER}",
+                 for longer. As root, sysctl -w net.core.rmem_max={RECEIVE_BUFFER} raises the limit",
                 bytes(given),
                 bytes(RECEIVE_BUFFER),
                 grouped(queue),
@@ -231,7 +231,7 @@ mod tests {
             limits,
             [
                 "Receive buffer: the kernel gave 208 KiB of 64 MiB, in which 208 datagrams wait at most. A gateway loses what comes \
-              faster for longer. As root: sysctl -w net.core.rmem_max=67108864"
+              faster for longer. As root, sysctl -w net.core.rmem_max=67108864 raises the limit"
             ]
         );
     }

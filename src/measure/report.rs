@@ -124,8 +124,8 @@ impl fmt::Display for Report {
         writeln!(f, "  receive buffer of {}, up to {} datagrams wait", bytes(self.receive_buffer), grouped(*queue))?;
         writeln!(
             f,
-            "  {}, each with {} datagrams of {datagram_bytes} bytes from {} devices, {ack_percent} % ask for an acknowledgement",
-            if *rounds == 1 { "1 round".to_owned() } else { format!("medians of {rounds} rounds in turns") },
+            "  {}: turns of {} datagrams of {datagram_bytes} bytes from {} devices, {ack_percent} % ask for an acknowledgement",
+            if *rounds == 1 { "1 round".to_owned() } else { format!("medians of {rounds} rounds") },
             grouped(self.datagrams.into()),
             grouped(self.devices.into()),
         )?;
@@ -217,7 +217,7 @@ mod tests {
             format!(
                 "lastroute {} on 2 cores: core 0 receives, core 1 sends over loopback
   receive buffer of 64 MiB, up to 24 576 datagrams wait
-  medians of 3 rounds in turns, each with 1 000 000 datagrams of 100 bytes from 100 000 devices, 10 % ask for an acknowledgement
+  medians of 3 rounds: turns of 1 000 000 datagrams of 100 bytes from 100 000 devices, 10 % ask for an acknowledgement
 
   receiver                ns/datagram    least..most  on one core/s  bare/this  datagrams/call
   bare loop (recvmmsg)            750       700..800      1 333 333       1.00            63.5
