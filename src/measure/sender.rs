@@ -200,6 +200,8 @@ impl Sender {
                     flow.sent = (at * self.train).min(packets.len() / DATAGRAM) as u64;
                 }
                 Err(Errno::EINTR) => {}
+                // The receiver has what it wants, and has closed its socket.
+                Err(Errno::ECONNREFUSED) => break,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -292,6 +294,18 @@ mod tests {
             assert!(arrived == *load.packets);
             assert_eq!(sending.join().unwrap().unwrap(), (load.packets.len() / DATAGRAM) as u64);
         }
+    }
+
+    #[test]
+    fn a_receiver_that_closes_its_socket_ends_the_sending_in_order() {
+        let (load, socket) = load();
+        let received = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&received);
+        let sending = load.send(socket.local_addr().unwrap(), move || seen.load(Ordering::Relaxed)).unwrap();
+        assert_eq!(socket.recv(&mut [0; 2048]).unwrap(), DATAGRAM);
+        drop(socket);
+        received.store(u64::MAX / 2, Ordering::Relaxed);
+        assert!(sending.thread.join().unwrap().unwrap() > 0);
     }
 
     #[test]
