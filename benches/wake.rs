@@ -8,21 +8,19 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod fleet;
+mod served;
 
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use base64::Engine;
 use fleet::Fleet;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use lastroute::app::App;
 use lastroute::clock::Clock;
-use lastroute::config::{Config, Flags};
 use lastroute::wait::{PacketWaits, Waited};
 use tokio::net::UdpSocket;
 
@@ -66,7 +64,7 @@ impl Device {
 async fn main() {
     let rounds = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(5000);
     let directory = tempfile::tempdir().unwrap();
-    let app = start(directory.path());
+    let app = served::gateway(directory.path());
     let mut device = Device::new(app.udp()[0]).await;
     let base = format!("http://{}/device/deviceId/{}/waitForPacket", app.http(), fleet::device(0));
 
@@ -87,17 +85,6 @@ async fn main() {
         report(&name, woken_crowd(indices, burst, &mut device, app.waits(), &origin).await);
     }
     app.stop();
-}
-
-fn start(directory: &std::path::Path) -> App {
-    let key = base64::engine::general_purpose::STANDARD.encode(fleet::ROOT);
-    std::fs::write(directory.join("network.key"), key).unwrap();
-    let file = directory.join("lastroute.toml");
-    let listen = "udp-listen = \"127.0.0.1:0\"\nhttp-listen = \"127.0.0.1:0\"\ndata-dir = \"data\"\n";
-    let network = format!("[[network]]\nid = \"{:06x}\"\nkey-file = \"network.key\"\n", fleet::NETWORK.get());
-    std::fs::write(&file, format!("{listen}{network}")).unwrap();
-    let flags = Flags { config: Some(file.to_str().unwrap().to_owned()), ..Flags::default() };
-    App::start(Config::load(&flags, []).unwrap()).unwrap()
 }
 
 /// The same sockets with nothing between: a thread that sends back what it receives.
