@@ -67,8 +67,8 @@ impl Interface {
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct RootKey([u8; 32]);
 
-/// The key of one root, interface and day.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+/// The key of one root, interface and day. The default is none, but zeros.
+#[derive(Clone, Default, Zeroize, ZeroizeOnDrop)]
 pub struct DayKey([u8; 32]);
 
 /// A day, with what the keys of all roots on it have in common already worked out.

@@ -308,9 +308,10 @@ impl<'a> Frame<'a> {
         &self.header
     }
 
-    /// Associated data, nonce, and ciphertext with tag.
-    pub(crate) fn into_parts(self) -> (&'a [u8], [u8; 12], &'a mut [u8]) {
-        let (head, sealed) = self.bytes.split_at_mut(self.layout.header_len());
+    /// Associated data, nonce, and ciphertext with tag, once: the header alone stays. It is left where it is because whoever copied
+    /// it so soon after it was written would wait for that.
+    pub(crate) fn take_parts(&mut self) -> (&'a [u8], [u8; 12], &'a mut [u8]) {
+        let (head, sealed) = std::mem::take(&mut self.bytes).split_at_mut(self.layout.header_len());
         let (associated, nonce) = head.split_at(self.layout.associated_len());
         let mut copy = [0; 12];
         copy.copy_from_slice(nonce);
@@ -346,14 +347,14 @@ mod tests {
         for layout in [Layout::Unversioned, Layout::Versioned] {
             let mut bytes = bytes(layout, 5);
             let expected = bytes.clone();
-            let frame = Frame::parse(&mut bytes, layout).unwrap();
+            let mut frame = Frame::parse(&mut bytes, layout).unwrap();
             assert_eq!(*frame.header(), header());
             if layout == Layout::Unversioned {
                 assert_eq!(Frame::claimed_device(&expected), Some(header().device_id));
                 assert_eq!(Frame::claimed_device(&expected[..13]), None);
             }
             assert_eq!(frame.header().rotation(), 0x1122_3344 / 86_400);
-            let (associated, nonce, sealed) = frame.into_parts();
+            let (associated, nonce, sealed) = frame.take_parts();
             assert_eq!([associated, &nonce[..], sealed].concat(), expected);
         }
     }
