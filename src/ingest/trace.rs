@@ -163,11 +163,10 @@ impl Traces {
     pub fn latest(&self, device: DeviceId, most: usize) -> Vec<Decided> {
         let threads = self.threads();
         let order = |entry: &DecidedEntry| (entry.at, entry.number);
-        let of = |ring: fn(&Trace) -> &Mutex<Ring<DecidedEntry>>| {
-            let found = threads.iter().flat_map(|trace| find(ring(trace), most, |entry| entry.device == device));
-            newest(found, most, order)
-        };
-        let both = of(|trace| &trace.effective).into_iter().chain(of(|trace| &trace.idle));
+        let is_wanted = |entry: &DecidedEntry| entry.device == device;
+        let effective = threads.iter().flat_map(|trace| find(&trace.effective, most, is_wanted));
+        let idle = threads.iter().flat_map(|trace| find(&trace.idle, most, is_wanted));
+        let both = newest(effective, most, order).into_iter().chain(newest(idle, most, order));
         newest(both, usize::MAX, order).into_iter().map(Decided::from).collect()
     }
 
@@ -186,27 +185,37 @@ impl Traces {
 /// What one thread remembers. Its locks are those of one writer, who waits only for somebody who asks.
 #[derive(Debug)]
 pub(super) struct Trace {
-    effective: Mutex<Ring<DecidedEntry>>,
-    idle: Mutex<Ring<DecidedEntry>>,
+    effective: Mutex<Ring<DecidedEntry, EFFECTIVE>>,
+    idle: Mutex<Ring<DecidedEntry, IDLE>>,
     /// Entries that were ever written into the two.
     written: AtomicU64,
-    refused: Mutex<Ring<RefusedEntry>>,
+    refused: Mutex<Ring<RefusedEntry, REFUSED>>,
 }
 
 impl Default for Trace {
     fn default() -> Self {
-        let refused = Ring { entries: vec![RefusedEntry::NONE; REFUSED], room: REFUSED, written: REFUSED as u64 };
-        let [effective, idle] = [EFFECTIVE, IDLE].map(|room| Mutex::new(Ring::with_room(room)));
-        Self { effective, idle, written: AtomicU64::new(0), refused: Mutex::new(refused) }
+        let refused = Ring { entries: vec![RefusedEntry::NONE; REFUSED], written: REFUSED as u64 };
+        Self {
+            effective: Mutex::default(),
+            idle: Mutex::default(),
+            written: AtomicU64::new(0),
+            refused: Mutex::new(refused),
+        }
     }
 }
 
 impl Trace {
     /// Writes down what was decided. Allocates nothing.
     pub(super) fn decided(&self, decided: &Decided) {
-        let number = self.written.fetch_add(1, Ordering::Relaxed);
-        let ring = if decided.decision.is_effective() { &self.effective } else { &self.idle };
-        lock(ring).push(DecidedEntry::new(decided, number));
+        // Nobody else writes.
+        let number = self.written.load(Ordering::Relaxed);
+        self.written.store(number + 1, Ordering::Relaxed);
+        let entry = DecidedEntry::new(decided, number);
+        if decided.decision.is_effective() {
+            lock(&self.effective).push(entry);
+        } else {
+            lock(&self.idle).push(entry);
+        }
     }
 
     /// Writes down what was refused. Allocates nothing.
@@ -217,30 +226,31 @@ impl Trace {
 
 /// The last entries, in the room that was taken for them at the start.
 #[derive(Debug)]
-struct Ring<T> {
+struct Ring<T, const ROOM: usize> {
     entries: Vec<T>,
-    room: usize,
-    /// Entries that were ever written. The one with number `n` is at `n % room`.
+    /// Entries that were ever written. The one with number `n` is at `n % ROOM`.
     written: u64,
 }
 
-impl<T> Ring<T> {
-    fn with_room(room: usize) -> Self {
-        Self { entries: Vec::with_capacity(room), room, written: 0 }
+impl<T, const ROOM: usize> Default for Ring<T, ROOM> {
+    fn default() -> Self {
+        Self { entries: Vec::with_capacity(ROOM), written: 0 }
     }
+}
 
+impl<T, const ROOM: usize> Ring<T, ROOM> {
     fn push(&mut self, entry: T) {
-        if self.entries.len() < self.room {
+        if self.entries.len() < ROOM {
             self.entries.push(entry);
         } else {
-            let index = self.index(self.written);
+            let index = Self::index(self.written);
             self.entries[index] = entry;
         }
         self.written += 1;
     }
 
-    fn index(&self, number: u64) -> usize {
-        (number % self.room as u64) as usize
+    const fn index(number: u64) -> usize {
+        (number % ROOM as u64) as usize
     }
 
     /// The numbers of the entries that are still there.
@@ -251,7 +261,11 @@ impl<T> Ring<T> {
 
 /// The entries that are looked for, the latest first, at most so many. The lock is given back now and then; what is overwritten
 /// meanwhile is not found.
-fn find<T: Copy>(ring: &Mutex<Ring<T>>, most: usize, is_wanted: impl Fn(&T) -> bool) -> Vec<T> {
+fn find<T: Copy, const ROOM: usize>(
+    ring: &Mutex<Ring<T, ROOM>>,
+    most: usize,
+    is_wanted: impl Fn(&T) -> bool,
+) -> Vec<T> {
     let mut found = Vec::new();
     let mut before = lock(ring).written;
     while found.len() < most {
@@ -260,8 +274,8 @@ fn find<T: Copy>(ring: &Mutex<Ring<T>>, most: usize, is_wanted: impl Fn(&T) -> b
         if from >= before {
             break;
         }
-        let wanted =
-            (from..before).rev().map(|number| &ring.entries[ring.index(number)]).filter(|entry| is_wanted(entry));
+        let entries = (from..before).rev().map(|number| &ring.entries[Ring::<T, ROOM>::index(number)]);
+        let wanted = entries.filter(|entry| is_wanted(entry));
         found.extend(wanted.take(most - found.len()));
         before = from;
     }
