@@ -41,7 +41,7 @@ const ASKED_IN_MS: u64 = 60_000;
 pub(super) struct Came<'a> {
     pub(super) verified: &'a Verified<'a>,
     pub(super) path: &'a Path,
-    pub(super) receipt: Receipt,
+    pub(super) receipt: &'a Receipt,
 }
 
 /// What a packet says that something is to be sent for.
@@ -54,15 +54,15 @@ struct Said {
 }
 
 /// What is to be sent for a packet, its acknowledgement apart.
-struct Due {
+struct Due<'a> {
     challenges: Challenges,
     /// There may be something in the outbox, and the packet releases it, or would once a challenge is answered.
     is_expected: bool,
     is_released: bool,
-    said: Said,
+    said: &'a Said,
 }
 
-impl Due {
+impl Due<'_> {
     const fn is_nothing(&self) -> bool {
         let Self { challenges, is_expected, said, .. } = self;
         !*is_expected && !challenges.source && !challenges.other && said.other_key.is_none() && said.wants.is_none()
@@ -76,7 +76,7 @@ impl Came<'_> {
 
     /// To where it came from.
     fn back(&self, core: &Core) -> Option<Target> {
-        Target::back(&core.table, &core.keys, self.device(), self.path, self.network(), self.receipt)
+        Target::back(&core.table, &core.keys, self.device(), self.path, self.network(), *self.receipt)
     }
 
     /// The network whose key opened it. That of a packet which a relay decrypted is only named by the relay.
@@ -128,21 +128,23 @@ impl Pipeline {
         }
         let is_expected = counted.expects && counted.release != Release::No;
         let is_released = counted.release == Release::Yes;
-        self.send_due(came, Due { challenges: counted.challenges, is_expected, is_released, said }, replies);
+        let due = Due { challenges: counted.challenges, is_expected, is_released, said: &said };
+        if !due.is_nothing() {
+            self.send_due(came, &due, replies);
+        }
     }
 
     /// What follows from a copy: challenges, where the first one came from elsewhere, and what waits, if it answers one.
     pub(super) fn answer_copy(&mut self, came: &Came<'_>, refused: &NotCounted, replies: &mut Replies) {
         let is_expected = refused.answered.is_some_and(|Answered { expects, .. }| expects);
-        let (challenges, said) = (refused.challenges, Said::default());
-        self.send_due(came, Due { challenges, is_expected, is_released: true, said }, replies);
+        let due = Due { challenges: refused.challenges, is_expected, is_released: true, said: &Said::default() };
+        if !due.is_nothing() {
+            self.send_due(came, &due, replies);
+        }
     }
 
-    fn send_due(&mut self, came: &Came<'_>, due: Due, replies: &mut Replies) {
-        if due.is_nothing() {
-            return;
-        }
-        let Due { challenges, is_expected, is_released, said } = due;
+    fn send_due(&mut self, came: &Came<'_>, due: &Due<'_>, replies: &mut Replies) {
+        let Due { challenges, is_expected, is_released, said } = *due;
         // Where something waits for an answer, the next packet is to look for it again.
         let is_waiting = is_expected && !is_released && self.core.expect_again(came.device());
         let Some(back) = came.back(&self.core) else {
@@ -383,7 +385,7 @@ impl Sending<'_> {
     fn challenge_other(&mut self, came: &Came<'_>, sealing: Sealing, replies: &mut Replies) {
         let (core, device, at) = (self.core, came.device(), self.at);
         let Some(place) = core.table.contested_with(device, &came.path.place(), at) else { return };
-        let target = Target::at_place(&core.table, &core.keys, device, &place, came.receipt);
+        let target = Target::at_place(&core.table, &core.keys, device, &place, *came.receipt);
         let Some((target, is_proved)) = target else { return };
         let was_asked = || {
             let contest = core.table.contest(device, at);

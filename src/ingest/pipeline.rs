@@ -12,17 +12,17 @@ use crate::auth::nonce::OwnNonces;
 use crate::auth::{Authenticator, Verified};
 use crate::clock::Timestamp;
 use crate::downlink::Downlinks;
-use crate::id::{Cursor, DeviceId};
+use crate::id::{Cursor, DeviceId, KeyId};
 use crate::metrics::{Challenge, Disposition, DownlinkKind, Tally};
 use crate::table::accept::{Acceptance, Accepted};
-use crate::table::route::{Outcome, Path, Relaying, Trust, canonical};
+use crate::table::route::{Outcome, Path, Refused as NotCounted, Relaying, Trust, canonical};
 use crate::table::rules::TimeClass;
 use crate::table::sending::{Receipt, Via};
 use crate::table::{RoutePolicy, RouteTable};
 use crate::waiters::Waiters;
 use crate::wire::container::{self, Content, Entry};
 use crate::wire::control;
-use crate::wire::frame::{Flags, Frame, Header, Layout, PacketType};
+use crate::wire::frame::{Flags, Frame, Header, Layout, Level, PacketType};
 
 use super::answering::Came;
 use super::moves::{Move, MoveLog};
@@ -96,18 +96,29 @@ pub struct Pipeline {
     pub tally: Tally,
 }
 
-/// What became of one packet, direct or out of a container.
-struct Taken {
+/// What a datagram ended in.
+struct Ended {
     disposition: Disposition,
     /// The rule, or the step of rule R4, that decided, where the disposition does not say.
     rule: Option<&'static str>,
-    /// What the table decided.
-    outcome: Option<Outcome>,
 }
 
-impl Taken {
-    const fn refused(disposition: Disposition) -> Self {
-        Self { disposition, rule: None, outcome: None }
+impl From<Disposition> for Ended {
+    fn from(disposition: Disposition) -> Self {
+        Self { disposition, rule: None }
+    }
+}
+
+/// What a frame says of itself that was not opened.
+struct Claim {
+    device: DeviceId,
+    key_id: KeyId,
+    level: Level,
+}
+
+impl Claim {
+    const fn of(header: &Header) -> Self {
+        Self { device: header.device_id, key_id: header.key_id, level: header.level() }
     }
 }
 
@@ -139,13 +150,12 @@ impl Pipeline {
     pub fn take(&mut self, datagram: Datagram<'_>, replies: &mut Replies) -> Disposition {
         replies.begin();
         let (source, at, len) = (datagram.source, datagram.at, datagram.bytes.len());
-        let taken = self.datagram(datagram, replies);
-        self.tally.datagram(taken.disposition);
-        if taken.disposition != Disposition::Accepted {
-            let what = (taken.disposition, taken.rule);
-            self.core.refusals.note(&mut self.unlogged, what, source, len, at);
+        let Ended { disposition, rule } = self.datagram(datagram, replies);
+        self.tally.datagram(disposition);
+        if disposition != Disposition::Accepted {
+            self.core.refusals.note(&mut self.unlogged, (disposition, rule), source, len, at);
         }
-        taken.disposition
+        disposition
     }
 
     /// Ends a batch: wakes those who wait for what counted since the last time.
@@ -157,97 +167,95 @@ impl Pipeline {
         }
     }
 
-    fn datagram(&mut self, datagram: Datagram<'_>, replies: &mut Replies) -> Taken {
+    fn datagram(&mut self, datagram: Datagram<'_>, replies: &mut Replies) -> Ended {
         let Datagram { bytes, truncated, source, via, at } = datagram;
+        let path = Path::Direct(source);
+        // No datagram is longer: it would not be parsed.
         let len = bytes.len();
+        let receipt = Receipt { at, via, len: u16::try_from(len).unwrap_or(u16::MAX) };
         if truncated {
-            return Taken::refused(Disposition::Oversize);
+            return Disposition::Oversize.into();
         }
         let frame = match Frame::parse(bytes, Layout::Unversioned) {
             Ok(frame) => frame,
-            Err(error) => return Taken::refused(error.into()),
+            Err(error) => return Disposition::from(error).into(),
         };
-        let claimed = *frame.header();
-        let verified = match self.authenticator.open(&self.core.keys, frame, Interface::Udp, at) {
+        let claim = Claim::of(frame.header());
+        let opened = self.authenticator.open(&self.core.keys, frame, Interface::Udp, at);
+        let verified = match &opened {
             Ok(verified) => verified,
-            Err(refusal) => return self.not_opened(refusal, &claimed, &Path::Direct(source), at, replies),
+            Err(refusal) => return self.not_opened(*refusal, &claim, &path, at, replies).into(),
         };
-        // No datagram is longer: it would not have been parsed.
-        let receipt = Receipt { at, via, len: u16::try_from(len).unwrap_or(u16::MAX) };
-        let came = Came { verified: &verified, path: &Path::Direct(source), receipt };
-        let taken = self.packet(&came);
-        match &taken.outcome {
-            Some(Outcome::Counted(counted)) => {
+        let came = Came { verified, path: &path, receipt: &receipt };
+        let accepted = self.packet(&came);
+        if let Accepted::Recorded { outcome, .. } = &accepted {
+            self.answer_datagram(&came, outcome, len, replies);
+        }
+        Ended { disposition: accepted.disposition(), rule: accepted.rule() }
+    }
+
+    /// Answers an authentic packet of a datagram of its own, of `len` bytes.
+    fn answer_datagram(&mut self, came: &Came<'_>, outcome: &Outcome, len: usize, replies: &mut Replies) {
+        match outcome {
+            Outcome::Counted(counted) => {
                 if !counted.proved_address {
                     replies.limit(len);
                 }
-                self.answer(&came, counted, replies);
-                if verified.header().packet_type == PacketType::RECEIVED_EPACKET {
-                    self.container(&came, replies);
+                self.answer(came, counted, replies);
+                if came.verified.header().packet_type == PacketType::RECEIVED_EPACKET {
+                    self.container(came, replies);
                 }
             }
-            Some(Outcome::Refused(refused)) => {
+            Outcome::Refused(refused) => {
                 // A copy proves nothing of where it came from, unless it answers.
                 if refused.answered.is_none() {
                     replies.limit(len);
                 }
-                self.answer_copy(&came, refused, replies);
+                self.answer_copy(came, refused, replies);
             }
-            Some(Outcome::NotRegistered) | None => {}
+            Outcome::NotRegistered => {}
         }
-        taken
     }
 
     fn not_opened(
         &mut self,
         refusal: Refusal,
-        claimed: &Header,
+        claim: &Claim,
         path: &Path,
         at: Timestamp,
         replies: &mut Replies,
-    ) -> Taken {
-        let Header { device_id: device, key_id, .. } = *claimed;
-        let (source, relay, level) = (path.source(), path.relay(), claimed.level());
-        self.trace.refused(&RefusedClaim { device, at, source, relay, level, key_id, disposition: refusal.into() });
+    ) -> Disposition {
+        let Claim { device, key_id, level } = *claim;
+        let (source, relay, disposition) = (path.source(), path.relay(), refusal.into());
+        self.trace.refused(&RefusedClaim { device, at, source, relay, level, key_id, disposition });
         if let Refusal::UnknownDevice(device_id) | Refusal::UnknownKey { device_id, .. } = refusal {
             self.miss_key(device_id, key_id, at, replies);
         }
-        Taken::refused(refusal.into())
+        disposition
     }
 
     /// An authentic packet: rules R1 to R5 and R9.
-    fn packet(&mut self, came: &Came<'_>) -> Taken {
-        let Came { verified, path, receipt } = *came;
-        let device_id = verified.header().device_id;
+    fn packet(&mut self, came: &Came<'_>) -> Accepted {
         let answers = self.is_answer(came);
-        let accepted = self.core.acceptance().accept(verified, path, receipt, answers);
-        let disposition = accepted.disposition();
+        let accepted = self.core.acceptance().accept(came.verified, came.path, *came.receipt, answers);
         self.remember(came, &accepted);
-        let (outcome, malformed) = match accepted {
-            Accepted::Recorded { outcome, malformed } => (outcome, malformed),
-            Accepted::Foreign => return Taken { rule: Some("R8"), ..Taken::refused(disposition) },
-            Accepted::Reflected => return Taken::refused(disposition),
-        };
-        let rule = match outcome {
-            Outcome::Counted(counted) => {
-                self.heard.push((device_id, counted.cursor));
-                self.tally.malformed_tdf += u64::from(malformed);
+        match &accepted {
+            Accepted::Recorded { outcome: Outcome::Counted(counted), malformed } => {
+                let header = came.verified.header();
+                self.heard.push((header.device_id, counted.cursor));
+                self.tally.malformed_tdf += u64::from(*malformed);
                 self.follow(came, counted.is_answer, counted.moved_from);
                 tracing::debug!(
-                    device = %device_id, kind = verified.header().packet_type.name(), source = %path.source(),
+                    device = %header.device_id, kind = header.packet_type.name(), source = %came.path.source(),
                     rule = counted.step.name(), route = counted.change.name(), answers = counted.is_answer, "packet"
                 );
-                Some(counted.step.name())
             }
-            Outcome::Refused(refused) => {
-                if let Some(answered) = refused.answered {
-                    self.follow(came, true, answered.moved_from);
-                }
-                Some(refused.step.name())
+            Accepted::Recorded { outcome: Outcome::Refused(NotCounted { answered: Some(answered), .. }), .. } => {
+                self.follow(came, true, answered.moved_from);
             }
-            Outcome::NotRegistered => None,
-        };
-        Taken { disposition, rule, outcome: Some(outcome) }
+            Accepted::Recorded { .. } | Accepted::Foreign | Accepted::Reflected => {}
+        }
+        accepted
     }
 
     fn remember(&self, came: &Came<'_>, accepted: &Accepted) {
@@ -332,13 +340,13 @@ impl Pipeline {
     }
 
     fn relayed(&mut self, came: &Came<'_>, replies: &mut Replies) -> Disposition {
-        let taken = self.packet(came);
-        match &taken.outcome {
-            Some(Outcome::Counted(counted)) => self.answer(came, counted, replies),
-            Some(Outcome::Refused(refused)) => self.answer_copy(came, refused, replies),
-            Some(Outcome::NotRegistered) | None => {}
+        let accepted = self.packet(came);
+        match &accepted {
+            Accepted::Recorded { outcome: Outcome::Counted(counted), .. } => self.answer(came, counted, replies),
+            Accepted::Recorded { outcome: Outcome::Refused(refused), .. } => self.answer_copy(came, refused, replies),
+            Accepted::Recorded { .. } | Accepted::Foreign | Accepted::Reflected => {}
         }
-        taken.disposition
+        accepted.disposition()
     }
 
     fn sealed_entry(
@@ -346,7 +354,7 @@ impl Pipeline {
         bytes: &[u8],
         interface: Interface,
         path: &Path,
-        receipt: Receipt,
+        receipt: &Receipt,
         replies: &mut Replies,
     ) -> Disposition {
         // Taken out of `self` while the packet borrows it.
@@ -356,10 +364,10 @@ impl Pipeline {
         let disposition = match Frame::parse(&mut scratch, Layout::Versioned) {
             Err(error) => error.into(),
             Ok(frame) => {
-                let claimed = *frame.header();
+                let claim = Claim::of(frame.header());
                 match self.authenticator.open(&self.core.keys, frame, interface, receipt.at) {
                     Ok(verified) => self.relayed(&Came { verified: &verified, path, receipt }, replies),
-                    Err(refusal) => self.not_opened(refusal, &claimed, path, receipt.at, replies).disposition,
+                    Err(refusal) => self.not_opened(refusal, &claim, path, receipt.at, replies),
                 }
             }
         };

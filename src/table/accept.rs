@@ -59,6 +59,16 @@ impl Accepted {
             Self::Foreign | Self::Recorded { outcome: Outcome::NotRegistered, .. } => Disposition::NotRegistered,
         }
     }
+
+    /// The rule, or the step of rule R4, that decided, where the disposition does not say.
+    pub const fn rule(&self) -> Option<&'static str> {
+        match self {
+            Self::Recorded { outcome: Outcome::Counted(counted), .. } => Some(counted.step.name()),
+            Self::Recorded { outcome: Outcome::Refused(refused), .. } => Some(refused.step.name()),
+            Self::Foreign => Some("R8"),
+            Self::Reflected | Self::Recorded { outcome: Outcome::NotRegistered, .. } => None,
+        }
+    }
 }
 
 impl Acceptance<'_> {
@@ -80,7 +90,7 @@ impl Acceptance<'_> {
         let (application, network) = (announced.application, authority.number());
         let packet = Packet { verified, path, may_move, answers, application, network, receipt };
         let outcome = self.table.record(&packet);
-        if let (Outcome::Counted(_), Some((remote, application))) = (outcome, announced.remote)
+        if let (Outcome::Counted(_), Some((remote, application))) = (&outcome, announced.remote)
             // Whoever reports of another device is to it as a relay.
             && !self.is_foreign(remote, &authority, Some(verified.header().device_id))
             // And that it reports so is itself the word of the relay that decrypted it.
