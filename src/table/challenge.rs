@@ -161,8 +161,7 @@ impl RouteTable {
 
     /// An answer that does not count, since a copy of it did: the original moves the route all the same.
     fn answer_uncounted(&self, record: &mut Record, packet: &Packet<'_>, arrival: &Arrival, step: Step) -> Answered {
-        let (session, _) = record.marks(arrival.slot);
-        record.set_marks(arrival.slot, session, arrival.measure(step), arrival.entropy.is_none());
+        record.advance(step, arrival);
         let change = self.change(record, packet, arrival, step, false);
         let from = record.place(arrival.slot);
         let Routed { moved_from, .. } = record.answer(&packet.counting(arrival, step, false, change));

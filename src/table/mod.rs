@@ -465,13 +465,12 @@ impl RouteTable {
         let header = packet.verified.header();
         let mut arrival = packet.arrival();
         arrival.answers = self.is_answer(packet, &arrival);
-        let (mut session, greatest) = record.marks(arrival.slot);
+        let (session, greatest) = record.marks(arrival.slot);
         let step = self.judge(record, &session, greatest, header.device_id, &arrival);
         if !step.counts() {
             return Outcome::Refused(self.refuse(record, packet, &arrival, step));
         }
-        session.advance(step, &arrival);
-        record.set_marks(arrival.slot, session, arrival.measure(step), arrival.entropy.is_none());
+        record.advance(step, &arrival);
         let proves = self.proves(step, arrival.gps_time);
         let newest = proves && arrival.gps_time >= greatest;
         let change = self.change(record, packet, &arrival, step, newest);

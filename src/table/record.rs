@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 use crate::wire::frame::{Flags, Level, PacketType};
 
 use super::route::{Application, Path, RelayedRoute, Relaying, Trust, canonical};
-use super::rules::{RouteChange, Session, Slot, Step, TimeClass};
+use super::rules::{Arrival, RouteChange, Session, Slot, Step, TimeClass};
 use super::sending::{DIRECT_FOR, Receipt, Via};
 
 /// The state of one device. 104 bytes, an entry of the map 112; what that comes to with the slack of the map is in
@@ -235,19 +235,20 @@ impl Record {
         }
     }
 
-    /// Stores the session of a slot. `proved_gps`: the time of a proved packet. It counts for the direct slot too unless it
-    /// is a relay's word, which must never make a direct packet look old.
-    pub(super) fn set_marks(&mut self, slot: Slot, session: Session, proved_gps: Option<u32>, relays_word: bool) {
-        let gps_time = proved_gps.unwrap_or(0);
-        match slot {
-            Slot::Direct => self.session = session,
+    /// Takes a packet into the session of its slot, as `step` decided, and measures others against its time from now on, if that
+    /// is to be. It counts for the direct slot too unless it is a relay's word, which must never make a direct packet look old.
+    pub(super) fn advance(&mut self, step: Step, arrival: &Arrival) {
+        let gps_time = arrival.measure(step).unwrap_or(0);
+        match arrival.slot {
+            Slot::Direct => self.session.advance(step, arrival),
             Slot::Relayed => {
                 let cold = self.cold.get_or_insert_default();
-                cold.relayed_session = session;
+                cold.relayed_session.advance(step, arrival);
                 cold.relayed_greatest = cold.relayed_greatest.max(gps_time);
             }
         }
-        if !relays_word {
+        let is_relays_word = arrival.entropy.is_none();
+        if !is_relays_word {
             self.greatest = self.greatest.max(gps_time);
         }
     }
