@@ -125,6 +125,7 @@ impl<'a> Readings<'a> {
     }
 
     /// What follows the two bytes of a reading's header.
+    #[inline]
     fn read(&mut self, header: u16) -> Result<Reading<'a>, TdfError> {
         let id = header & 0x0fff;
         let cut = TdfError::Cut { id };
@@ -147,6 +148,7 @@ impl<'a> Readings<'a> {
     }
 
     /// The time of a reading. Every time but none moves the base.
+    #[inline]
     fn time(&mut self, id: u16, kind: u16) -> Result<(TimeKind, Option<i64>), TdfError> {
         let cut = TdfError::Cut { id };
         let base = self.base.ok_or(TdfError::NoBase { id });
@@ -185,6 +187,7 @@ fn differences(sample_len: u8, number: u8) -> Option<(u8, usize)> {
 impl<'a> Iterator for Readings<'a> {
     type Item = Result<Reading<'a>, TdfError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         let mut ahead = self.rest;
         let header = ahead.u16().filter(|_| self.rest.remaining() > MAX_TRAILING)?;
@@ -302,7 +305,11 @@ pub fn scan(payload: &[u8]) -> Scan {
     let mut scan = Scan::default();
     for reading in readings(payload) {
         match reading {
-            Ok(reading) => scan.announce = Announce::from_reading(&reading).or(scan.announce),
+            Ok(reading) => {
+                if let Some(announce) = Announce::from_reading(&reading) {
+                    scan.announce = Some(announce);
+                }
+            }
             Err(fault) => scan.fault = Some(fault),
         }
     }
