@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 
-use lastroute::auth::keys::{DayKey, Interface, KeyPair, KeyRing, RootKey};
+use lastroute::auth::keys::{DayKey, DeviceKey, Interface, KeyPair, KeyRing, RootKey};
 use lastroute::auth::nonce::OwnNonces;
 use lastroute::auth::seal_with;
 use lastroute::clock::Timestamp;
@@ -47,8 +47,22 @@ pub(crate) fn core(now: Timestamp) -> Arc<Core> {
     })
 }
 
+/// The key id of every device's own key.
+const OWN_KEY: KeyId = KeyId::from_le_bytes([1, 2, 3]);
+
+/// Lets a gateway know the own key of a device.
+pub(crate) fn know_own_key(core: &Core, index: u64) {
+    core.keys.set_device(device(index), DeviceKey { key_id: Some(OWN_KEY), root: own_root(index) }, None);
+}
+
 fn root() -> RootKey {
     RootKey::new(ROOT)
+}
+
+fn own_root(index: u64) -> RootKey {
+    let mut bytes = ROOT;
+    bytes[..8].copy_from_slice(&index.to_le_bytes());
+    RootKey::new(bytes)
 }
 
 /// Seals packets of any device of the network.
@@ -65,10 +79,20 @@ impl Fleet {
 
     /// The packet number `sequence` of device `index`, a TDF of 62 bytes that is one reading of unknown meaning.
     pub(crate) fn packet(&self, index: u64, sequence: u16, flags: u16, out: &mut Vec<u8>) {
+        self.seal(&self.key, NETWORK, (index, sequence, flags), out);
+    }
+
+    /// The same, sealed with the key of the device.
+    pub(crate) fn own_packet(&self, index: u64, sequence: u16, out: &mut Vec<u8>) {
+        let key = own_root(index).day_key(Interface::Udp, self.gps_time / 86_400);
+        self.seal(&key, OWN_KEY, (index, sequence, Flags::DEVICE_KEY), out);
+    }
+
+    fn seal(&self, key: &DayKey, key_id: KeyId, (index, sequence, flags): (u64, u16, u16), out: &mut Vec<u8>) {
         let header = Header {
             packet_type: PacketType::TDF,
             flags: Flags(flags),
-            key_id: NETWORK,
+            key_id,
             device_id: device(index),
             gps_time: self.gps_time,
             sequence,
@@ -77,7 +101,7 @@ impl Fleet {
         let mut payload = [0x11; PAYLOAD];
         payload[..3].copy_from_slice(&[0x20, 0x00, (PAYLOAD - 3) as u8]);
         out.clear();
-        seal_with(&self.key, &header, Layout::Unversioned, &payload, out);
+        seal_with(key, &header, Layout::Unversioned, &payload, out);
     }
 }
 
