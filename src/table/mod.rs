@@ -309,10 +309,14 @@ impl RouteTable {
         self.with_new_record(id, at, Unregistered::Deny, set).unwrap_or(false)
     }
 
-    /// Fetches the records of a batch of devices into the caches, for [`Self::record`] to find them there. The ids may be
-    /// claims that nobody has proved.
+    /// Fetches the records of a batch of devices into the caches, for [`Self::record`] to find them there, and whose they are if
+    /// that is not the same of all. The ids may be claims that nobody has proved.
     pub fn prefetch(&self, ids: &[DeviceId]) {
         prefetch::fetch(&self.records, ids);
+        if self.organisation.load(Ordering::Relaxed) == SEVERAL {
+            // Whose a device is will be asked of each packet (rule R8).
+            prefetch::fetch(&self.registered, ids);
+        }
     }
 
     /// As [`Self::prefetch`], for [`Self::register`] and [`Self::restore`].
