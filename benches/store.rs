@@ -2,7 +2,7 @@
 //! takes that loads them together with the registry.
 //!
 //! `cargo bench --bench store [-- DEVICES [RUNS]]`, by default a million and 5. Checkpoints are made in this process, from a
-//! table that real packets filled. The start is that of a gateway of its own, up to its line "ready".
+//! table of registered devices that real packets filled. The start is that of a gateway of its own, up to its line "ready".
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod fleet;
@@ -23,7 +23,7 @@ use lastroute::ingest::pipeline::{Core, Datagram, Pipeline};
 use lastroute::ingest::replies::Replies;
 use lastroute::store::{INTERVAL, Keeper, Parts, Stats, Store};
 use lastroute::table::sending::Via;
-use lastroute::table::{RouteTable, TableConfig};
+use lastroute::table::{Registration, RouteTable, TableConfig};
 use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::{Value, json};
 
@@ -36,14 +36,15 @@ fn main() {
     let mut numbers = std::env::args().filter_map(|argument| argument.parse::<u64>().ok());
     let (devices, runs) = (numbers.next().unwrap_or(1_000_000), numbers.next().unwrap_or(5));
     let data = tempfile::tempdir().unwrap();
-    checkpoints(data.path(), devices);
-    load(data.path());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(import(data.path(), devices));
+    checkpoints(data.path(), devices);
+    load(data.path());
     for _ in 0..runs {
         let begun = Instant::now();
         let gateway = Gateway::start(data.path());
-        println!("ready after {:.2} s, with {:.2} s of processor time", begun.elapsed().as_secs_f64(), gateway.cpu());
+        let (took, cpu) = (begun.elapsed().as_secs_f64(), gateway.cpu());
+        println!("{} rows: ready after {took:.2} s, with {cpu:.2} s of processor time", gateway.rows);
         gateway.stop();
     }
 }
@@ -52,6 +53,11 @@ fn main() {
 fn checkpoints(data: &Path, devices: u64) {
     let now = Clock::default().now();
     let core = core(now);
+    // As the registry numbers them.
+    for index in 0..devices {
+        let registration = Registration { at: now, organisation: 1, record: index as u32 + 1 };
+        core.table.register(fleet::device(index), registration);
+    }
     let mut sequence = 0;
     for changed in [devices, FEW, FEW, devices, devices, devices] {
         sequence += 1;
@@ -104,7 +110,7 @@ fn load(data: &Path) {
     println!("{rows} rows of {} devices loaded in {:.2} s", table.devices().0, begun.elapsed().as_secs_f64());
 }
 
-/// Registers the devices whose records are kept.
+/// Registers the devices whose records are to be kept.
 async fn import(data: &Path, devices: u64) {
     let gateway = Gateway::start(data);
     let client = Client::new(&gateway.http, None).unwrap().with_limits(Duration::from_secs(60), 1 << 26);
@@ -131,6 +137,8 @@ async fn import(data: &Path, devices: u64) {
 
 struct Gateway {
     child: Child,
+    /// Rows of records that it loaded.
+    rows: u64,
     http: String,
 }
 
@@ -145,14 +153,15 @@ impl Gateway {
         command.env_clear().args(["serve", "--udp-listen", any, "--http-listen", any, "--data-dir"]).arg(data);
         command.args(["--unregistered-limit", "10000000"]);
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
+        let (mut log, mut rows) = (BufReader::new(child.stderr.take().unwrap()), 0);
         loop {
             let mut line = String::new();
             assert_ne!(log.read_line(&mut line).unwrap(), 0, "the gateway ended before it was ready");
             let line: Value = serde_json::from_str(&line).unwrap();
+            rows = line["rows"].as_u64().unwrap_or(rows);
             if line["message"] == "ready" {
                 std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-                return Self { child, http: format!("http://{}", line["http"].as_str().unwrap()) };
+                return Self { child, rows, http: format!("http://{}", line["http"].as_str().unwrap()) };
             }
         }
     }
