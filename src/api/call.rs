@@ -20,6 +20,7 @@ use super::format::Format;
 use super::handlers::{Answer, Reply, encoded};
 use super::outgoing::{Content, Outgoing, Room, Taken};
 use super::router::{Endpoint, Matched, Needs, Unroutable};
+use super::waiting::wait_of;
 use super::{Api, Surface, origin};
 
 /// What hyper gets for a request.
@@ -54,8 +55,9 @@ impl Surface {
     ) -> BoxFuture<'static, Outcome> {
         let Matched { template, needs, endpoint } = self.router.resolve(request.method(), request.uri().path());
         let call = Call::new(self, peer, template, needs, &request);
-        match call.surface.admit(needs, &request) {
-            Ok(Admission::Caller(caller)) => call.admitted(caller, endpoint, Box::new(request)),
+        // This runs as part of the connection: over HTTP/2 a panic would end other requests, too.
+        match caught(|| call.surface.admit(needs, &request)) {
+            Ok(Admission::Caller(caller)) => call.admitted(caller, endpoint, request),
             Ok(Admission::Token(bearer)) => Box::pin(call.of_bearer(bearer, endpoint, Box::new(request))),
             Err(error) => Box::pin(ready(call.finish(Err(error)))),
         }
@@ -139,7 +141,7 @@ impl Call {
         let by = self.begun + self.api.config.request_timeout;
         let caller = timeout_at(by, self.surface.bearer(bearer)).await.unwrap_or(Err(ApiError::Slow));
         let answered = match caller {
-            Ok(caller) => self.admitted(caller, endpoint, request),
+            Ok(caller) => self.admitted(caller, endpoint, *request),
             Err(error) => return self.finish(Err(error)),
         };
         answered.await
@@ -149,20 +151,36 @@ impl Call {
         mut self,
         caller: Caller,
         endpoint: Result<Endpoint, Unroutable>,
-        request: Box<Request<Incoming>>,
+        request: Request<Incoming>,
     ) -> BoxFuture<'static, Outcome> {
         self.caller = caller;
         let endpoint = endpoint.map_err(ApiError::from);
         match endpoint.and_then(|endpoint| self.caller.meets(self.needs).map(|()| endpoint)) {
-            Ok(endpoint) => Box::pin(self.answered(endpoint, request)),
+            // What is asked for most, without a detour.
+            Ok(Endpoint::LastRoute(id)) => {
+                let answer = caught(|| self.last_route(id));
+                Box::pin(ready(self.finish(answer)))
+            }
+            // These come by the hundred, and nothing of them is kept until their tasks run.
+            Ok(Endpoint::WaitForPacket(id)) => {
+                let wanted = Box::new(wait_of(&request));
+                Box::pin(self.answered(move |call: &Self| call.wait_for_packet(id, *wanted)))
+            }
+            Ok(endpoint) => {
+                let request = Box::new(request);
+                Box::pin(self.answered(move |call: &Self| call.answer(endpoint, request)))
+            }
             Err(error) => Box::pin(ready(self.finish(Err(error)))),
         }
     }
 
     #[allow(clippy::manual_async_fn, reason = "an async function keeps its arguments twice")]
-    pub(super) fn answered(self, endpoint: Endpoint, request: Box<Request<Incoming>>) -> impl Future<Output = Outcome> {
+    fn answered<B>(self, begin: B) -> impl Future<Output = Outcome> + Send
+    where
+        B: FnOnce(&Self) -> BoxFuture<'_, Answer> + Send,
+    {
         async move {
-            let answer = unwound(|| self.answer(endpoint, request)).await;
+            let answer = unwound(|| begin(&self)).await;
             self.finish(answer)
         }
     }
@@ -222,10 +240,16 @@ fn finish(reply: &mut Reply, head: bool) {
 fn unwound<'a, T: Send + 'a>(
     begin: impl FnOnce() -> BoxFuture<'a, Result<T, ApiError>>,
 ) -> impl Future<Output = Result<T, ApiError>> {
-    let mut handler = catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|_| Box::pin(ready(Err(panicked()))));
-    poll_fn(move |cx| {
-        catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(cx))).unwrap_or_else(|_| Poll::Ready(Err(panicked())))
+    let mut handler = caught(|| Ok(begin())).unwrap_or_else(|error| Box::pin(ready(Err(error))));
+    poll_fn(move |cx| match caught(|| Ok(handler.as_mut().poll(cx))) {
+        Ok(polled) => polled,
+        Err(error) => Poll::Ready(Err(error)),
     })
+}
+
+/// What takes no waiting, in the same way.
+fn caught<T>(work: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(panicked()))
 }
 
 fn panicked() -> ApiError {
@@ -239,10 +263,11 @@ mod tests {
 
     #[test]
     fn a_request_that_waits_takes_little() {
-        fn size<F: Future>(_: impl Fn(Call, Endpoint, Box<Request<Incoming>>) -> F) -> usize {
+        type Begin = fn(&Call) -> BoxFuture<'_, Answer>;
+        fn size<F: Future>(_: impl Fn(Call, Begin) -> F) -> usize {
             size_of::<F>()
         }
-        let size = size(Call::answered);
+        let size = size(Call::answered::<Begin>);
         assert!(size <= 320, "{size} bytes");
     }
 

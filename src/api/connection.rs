@@ -146,7 +146,8 @@ impl Peer {
             return;
         }
         let discard = async {
-            let mut buffer = [0; 4096];
+            // No array, which every connection would have room for.
+            let mut buffer = vec![0; 4096];
             while self.stream.readable().await.is_ok() {
                 match self.stream.try_read(&mut buffer) {
                     Ok(0) => return,
@@ -201,9 +202,6 @@ pub(super) struct Guarded {
     deadlines: Deadlines,
     /// The value of `Peer::begun` that the deadline for reading belongs to.
     begun: usize,
-    /// Whether a buffer was filled just now. Before the next one, what came is to be taken care of: hyper keeps room for as many
-    /// requests as ever came together over HTTP/2.
-    filled: bool,
     in_head: bool,
     read_by: Instant,
     read_timer: Option<Pin<Box<Sleep>>>,
@@ -213,7 +211,7 @@ pub(super) struct Guarded {
 impl Guarded {
     pub(super) fn new(peer: Arc<Peer>, deadlines: Deadlines) -> Self {
         let read_by = Instant::now() + deadlines.head;
-        Self { peer, deadlines, begun: 0, filled: false, in_head: true, read_by, read_timer: None, write_timer: None }
+        Self { peer, deadlines, begun: 0, in_head: true, read_by, read_timer: None, write_timer: None }
     }
 
     /// Bytes arrived: the first ones after a request begin the next one. HTTP/2 has bytes between requests, too.
@@ -292,10 +290,6 @@ fn poll_deadline<T>(
 impl AsyncRead for Guarded {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if std::mem::take(&mut this.filled) {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
         while let Poll::Ready(ready) = this.peer.stream.poll_read_ready(cx) {
             ready?;
             match this.peer.read(buffer) {
@@ -303,7 +297,6 @@ impl AsyncRead for Guarded {
                     if len > 0 {
                         this.heard();
                     }
-                    this.filled = buffer.remaining() == 0;
                     return Poll::Ready(Ok(()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -352,25 +345,6 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let peer = Peer::new(listener.accept().await.unwrap().0);
         (client, Guarded::new(peer, super::super::ApiConfig::default().deadlines))
-    }
-
-    #[tokio::test]
-    async fn what_fills_the_buffer_is_taken_care_of_before_more_is_read() {
-        let (mut client, mut server) = connected().await;
-        client.write_all(&[7; 5]).await.unwrap();
-        server.peer.stream.readable().await.unwrap();
-        let mut waker = futures_util::task::noop_waker_ref();
-        let mut cx = Context::from_waker(&mut waker);
-        let mut bytes = [0; 2];
-        let mut read = || {
-            let mut buffer = ReadBuf::new(&mut bytes);
-            Pin::new(&mut server)
-                .poll_read(&mut cx, &mut buffer)
-                .map(|read| read.map(|()| buffer.filled().len()).unwrap())
-        };
-        let all: Vec<_> = (0..6).map(|_| read()).collect();
-        let [two, one] = [2, 1].map(Poll::Ready);
-        assert_eq!(all, [two, Poll::Pending, two, Poll::Pending, one, Poll::Pending]);
     }
 
     #[tokio::test]

@@ -25,7 +25,8 @@ use super::query::Query;
 use super::router::Endpoint;
 use super::rpc::Sort;
 use super::strict::Bounds;
-use super::wanted::{Kind, WaitQuery};
+use super::waiting::wait_of;
+use super::wanted::Kind;
 use super::{description, page, views};
 
 /// The position of the device's last packet.
@@ -92,12 +93,7 @@ impl Call {
             Endpoint::LastRoute(id) => return at_once(self.last_route(id)),
             Endpoint::Explain(id) => Box::pin(self.explain(id)),
             Endpoint::LastRoutes => Box::pin(self.last_routes(request)),
-            Endpoint::WaitForPacket(id) => {
-                let query = WaitQuery::parse(request.uri().query().unwrap_or_default());
-                let kind = Kind::of(request.headers());
-                drop(request);
-                return self.wait_for_packet(id, query, kind);
-            }
+            Endpoint::WaitForPacket(id) => return self.wait_for_packet(id, wait_of(&request)),
             Endpoint::WaitForPackets => return Box::pin(self.wait_for_packets(request)),
             Endpoint::Rpcs => match Kind::of(request.headers()) {
                 Kind::Answer => Box::pin(self.calls(request)),
@@ -159,7 +155,7 @@ impl Call {
         if self.sees(id) { Ok(()) } else { Err(ApiError::UnseenDevice(id)) }
     }
 
-    fn last_route(&self, id: DeviceId) -> Answer {
+    pub(super) fn last_route(&self, id: DeviceId) -> Answer {
         self.seen(id)?;
         let snapshot = self.api.table.snapshot(id).ok_or(ApiError::NeverHeard(id))?;
         let route = snapshot.last_route.ok_or(ApiError::NeverHeard(id))?;

@@ -37,12 +37,16 @@ const DEFAULT_WAIT: Duration = Duration::from_secs(60);
 /// The greatest part of a time-out that is taken off, so that clients which began together do not come back together.
 const JITTER: f64 = 0.1;
 
+/// What a request asks for that waits for a packet of one device.
+pub(super) fn wait_of(request: &Request<Incoming>) -> (Result<WaitQuery, ApiError>, Kind) {
+    (WaitQuery::parse(request.uri().query().unwrap_or_default()), Kind::of(request.headers()))
+}
+
 impl Call {
     pub(super) fn wait_for_packet(
         &self,
         id: DeviceId,
-        query: Result<WaitQuery, ApiError>,
-        kind: Kind,
+        (query, kind): (Result<WaitQuery, ApiError>, Kind),
     ) -> BoxFuture<'_, Answer> {
         if self.head && matches!(kind, Kind::Events(_)) && self.sees(id) {
             // There is nothing to follow, so that nobody is said to have left either.
