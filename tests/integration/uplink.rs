@@ -45,6 +45,24 @@ async fn a_packet_makes_a_route_and_its_sender_is_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn several_threads_at_one_address_serve_whoever_sends_to_it() {
+    let gateway = Gateway::start("udp-threads = 3");
+    assert_eq!(gateway.udp.len(), 1);
+    // So many ports that no thread is left out.
+    for id in 1..=100 {
+        let mut device = Device::new(id, &gateway).await;
+        let sequence = device.report(Flags::ACK_REQUEST).await;
+        let (ack, payload) = device.receive().await;
+        assert_eq!((ack.device_id, payload), (device.id, sequence.to_le_bytes().to_vec()));
+    }
+    let client = Client::http1(&gateway);
+    let metrics = client.get("/metrics").await;
+    let text = String::from_utf8(metrics.body.to_vec()).unwrap();
+    assert!(text.contains("lastroute_udp_datagrams_total{result=\"accepted\"} 100\n"), "{text}");
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_roams_is_found_at_its_new_address() {
     let gateway = Gateway::start("");
     let client = Client::http1(&gateway);
