@@ -60,7 +60,7 @@ fn main() {
     // Cargo adds a flag of its own.
     let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).peekable();
     let mode = arguments.next_if(|argument| argument.parse::<u64>().is_err());
-    let mut numbers = arguments.map(|argument| argument.parse::<u64>().expect("a number"));
+    let mut numbers = arguments.map(|argument| argument.parse::<u64>().unwrap());
     let mut number = |otherwise| numbers.next().unwrap_or(otherwise);
     match mode.as_deref() {
         None => count(number(7), number(100_000), number(0)),
@@ -107,18 +107,18 @@ struct Kind {
     /// The devices were heard today.
     is_heard: bool,
     /// What makes a genuine packet one of this kind.
-    change: fn(&mut Vec<u8>),
+    change: fn(&mut [u8]),
     becomes: Disposition,
 }
 
-fn unchanged(_: &mut Vec<u8>) {}
+fn unchanged(_: &mut [u8]) {}
 
-fn spoil(bytes: &mut Vec<u8>) {
+fn spoil(bytes: &mut [u8]) {
     *bytes.last_mut().unwrap() ^= 1;
 }
 
 /// Another network than the one that is known. Where the field lies: docs/protocol.md, frames.
-fn rename(bytes: &mut Vec<u8>) {
+fn rename(bytes: &mut [u8]) {
     bytes[3..6].copy_from_slice(&[1, 2, 3]);
 }
 
@@ -140,7 +140,7 @@ const KINDS: [Kind; 7] = [
     },
 ];
 
-const fn kind(name: &'static str, level: u16, change: fn(&mut Vec<u8>), becomes: Disposition) -> Kind {
+const fn kind(name: &'static str, level: u16, change: fn(&mut [u8]), becomes: Disposition) -> Kind {
     Kind { name, level, has_key: false, is_heard: true, change, becomes }
 }
 
