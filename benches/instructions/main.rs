@@ -84,7 +84,9 @@ fn count(case: &Case) -> Result<Counted, String> {
     std::fs::create_dir_all(&directory).unwrap();
     let counted = callgrind::count("valgrind", &executable, &directory.join("callgrind.out"), (CASE, case.name));
     std::fs::remove_dir_all(&directory).unwrap();
-    Ok(counted?.each(PACKETS))
+    let counted = counted?.each(PACKETS);
+    assert!(counted.own > 0.0, "{}: no code of ours was counted; does the pattern still name the function?", case.name);
+    Ok(counted)
 }
 
 /// The compiler that builds here.

@@ -263,7 +263,7 @@ impl Networks {
 }
 
 /// All keys the gateway holds. Shared by the ingest threads; changes are in force for the next frame.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct KeyRing {
     networks: RwLock<Networks>,
     devices: DashMap<DeviceId, DeviceKeys, foldhash::fast::RandomState>,
@@ -272,6 +272,20 @@ pub struct KeyRing {
     generation: AtomicU64,
     /// Second in the upper half, frames of unusual days in it in the lower.
     unusual_days: AtomicU64,
+}
+
+/// Parts of the map of devices that are locked each by itself: as many as the table has, since growing one stalls packets.
+const SHARDS: usize = 1024;
+
+impl Default for KeyRing {
+    fn default() -> Self {
+        Self {
+            networks: RwLock::default(),
+            devices: DashMap::with_hasher_and_shard_amount(Default::default(), SHARDS),
+            generation: AtomicU64::default(),
+            unusual_days: AtomicU64::default(),
+        }
+    }
 }
 
 impl KeyRing {
@@ -379,9 +393,9 @@ impl KeyRing {
         let mut all = std::iter::once(&mut keys.primary).chain(keys.secondary.as_deref_mut());
         if !all.by_ref().any(|key| key.key_id == Some(key_id)) {
             let mut all = std::iter::once(&mut keys.primary).chain(keys.secondary.as_deref_mut());
-            if let Some(learned) = all.find(|key| key.key_id.is_none()) {
-                learned.key_id = Some(key_id);
-            }
+            // Another frame may have told another id meanwhile: then this one is of no key (rule R12).
+            let Some(learned) = all.find(|key| key.key_id.is_none()) else { return };
+            learned.key_id = Some(key_id);
         }
         keys.kept = Some((key_id, day, key));
     }

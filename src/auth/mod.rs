@@ -30,8 +30,8 @@ pub fn is_unusual_day(day: u32, now: Timestamp) -> bool {
 /// it: 37 KiB in all, of which a frame touches one line.
 const CACHED_KEYS: usize = 64;
 
-/// Days one thread remembers: those that strangers may name without being limited are yesterday, today and tomorrow, and those
-/// without time, of which one lies here at a time.
+/// Days one thread remembers: yesterday, today and tomorrow, and one without time. Whoever names others that are at the same places
+/// makes the work of a day be done again, and nothing else.
 const CACHED_DAYS: usize = 4;
 
 /// An authentic packet: whoever sent it held the key. Made by opening a frame, or on the word of an authentic relay

@@ -133,8 +133,8 @@ fn a_value_that_means_nothing_is_an_error_that_quotes_it() {
              write a whole number and KiB or MiB, for example 64MiB",
         ),
         (
-            "udp-threads = 65",
-            "1: udp-threads: \"65\" is not a whole number from 1 to 64; write as many as there are cores to spare",
+            "udp-threads = 17",
+            "1: udp-threads: \"17\" is not a whole number from 1 to 16; write as many as there are cores to spare",
         ),
         (
             "log = \"inof\"",

@@ -44,7 +44,7 @@ pub struct Flags {
     /// gives
     #[arg(long, value_name = "SIZE", help_heading = "Addresses")]
     pub udp_receive_buffer: Option<String>,
-    /// Threads that receive at each UDP address, 1 to 64, each with a socket and a receive buffer of its own; all that comes
+    /// Threads that receive at each UDP address, 1 to 16, each with a socket and a receive buffer of its own; all that comes
     /// from one address and port gets to one of them. Sockets that a service manager passes have one each. Default: 1
     #[arg(long, value_name = "N", help_heading = "Addresses")]
     pub udp_threads: Option<String>,

@@ -54,7 +54,7 @@ pub struct Config {
     pub udp_listen: Vec<SocketAddr>,
     /// Receive buffer to ask for at each UDP socket, in bytes. Systems may give less.
     pub udp_receive_buffer: usize,
-    /// Ingest threads of each address that is not passed, 1 to 64.
+    /// Ingest threads of each address that is not passed, 1 to 16.
     pub udp_threads: usize,
     /// Where the API is served. A loopback address unless there are API keys or keys of tokens.
     pub http_listen: SocketAddr,

@@ -43,7 +43,7 @@ impl fmt::Display for Fault {
 const BUFFER_SIZES: std::ops::RangeInclusive<usize> = 4 << 10..=(1 << 30) - 1;
 
 /// Ingest threads that an address may have: beyond so many, memory is the limit. Each way in has one of 255 names.
-const THREADS: std::ops::RangeInclusive<usize> = 1..=64;
+const THREADS: std::ops::RangeInclusive<usize> = 1..=16;
 
 /// How long messages may be kept: no shorter than a person who sent one looks for it.
 const RETENTIONS: std::ops::RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(3650 * 86_400);
@@ -89,7 +89,7 @@ pub(super) fn buffer_size(text: &str) -> Result<usize, Fault> {
 /// A number of ingest threads.
 pub(super) fn threads(text: &str) -> Result<usize, Fault> {
     count(text).ok().filter(|threads| THREADS.contains(threads)).ok_or_else(|| {
-        Fault::new(format!("{text:?} is not a whole number from 1 to 64"), "write as many as there are cores to spare")
+        Fault::new(format!("{text:?} is not a whole number from 1 to 16"), "write as many as there are cores to spare")
     })
 }
 

@@ -1,7 +1,7 @@
 //! Three ways to receive what is sent: the least that the kernel allows, a plain loop of the runtime, and a gateway.
 
 use std::io::{self, IoSliceMut};
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -101,7 +101,7 @@ fn bare(load: &Load, stop: &Stop) -> Result<Turn, MeasureError> {
     let (socket, mut meter) = (plain_socket()?, Meter::new(load.goal()));
     // So that it sees when nothing arrives any more.
     socket.set_read_timeout(Some(LOOK_EVERY))?;
-    let sending = load.send(socket.local_addr()?, reader(meter.seen()))?;
+    let sending = load.send(UdpSocket::bind(LOOPBACK)?, socket.local_addr()?, reader(meter.seen()))?;
     let ended = receive_batches(&socket, &mut meter, &sending.ended, stop);
     Ok(Turn { ended, dropped: udp::dropped(&socket)?.into(), sending })
 }
@@ -132,7 +132,7 @@ fn tokio_loop(load: &Load, stop: &Stop) -> Result<Turn, MeasureError> {
     let (runtime, socket, mut meter) = (runtime()?, plain_socket()?, Meter::new(load.goal()));
     socket.set_nonblocking(true)?;
     let (to, seen) = (socket.local_addr()?, meter.seen());
-    let sending = load.send(to, reader(Arc::clone(&seen)))?;
+    let sending = load.send(UdpSocket::bind(LOOPBACK)?, to, reader(Arc::clone(&seen)))?;
     let looking = quiet_or_stopped(reader(seen), sending.ended.clone(), stop.clone());
     let (ended, dropped) = runtime.block_on(async {
         let socket = tokio::net::UdpSocket::from_std(socket)?;
@@ -157,14 +157,16 @@ fn tokio_loop(load: &Load, stop: &Stop) -> Result<Turn, MeasureError> {
 }
 
 fn gateway(load: &Load, stop: &Stop) -> Result<Turn, MeasureError> {
-    let (runtime, pipeline) = (runtime()?, heard(load));
+    // Every device is known from where it is sent.
+    let from = UdpSocket::bind(LOOPBACK)?;
+    let (runtime, pipeline) = (runtime()?, heard(load, from.local_addr()?));
     let bound = BoundSocket::bind(LOOPBACK, RECEIVE_BUFFER)?;
     let (counters, (end, ended)) = (Arc::new(Counters::default()), watch::channel(false));
     let arrived = {
         let counters = Arc::clone(&counters);
         move || counters.read().datagrams.iter().sum()
     };
-    let sending = load.send(bound.address(), arrived.clone())?;
+    let sending = load.send(from, bound.address(), arrived.clone())?;
     let looking = quiet_or_stopped(arrived, sending.ended.clone(), stop.clone());
     let marks = marks(Arc::clone(&counters), load.goal(), Mark::now(0, 0));
     let ended = runtime.block_on(async {
@@ -190,14 +192,14 @@ fn gateway(load: &Load, stop: &Stop) -> Result<Turn, MeasureError> {
     })
 }
 
-/// A pipeline that has heard every device once.
-fn heard(load: &Load) -> Pipeline {
+/// A pipeline that has heard every device once, from `source`.
+fn heard(load: &Load, source: SocketAddr) -> Pipeline {
     let mut pipeline = Pipeline::new(fleet::core(load.sealed_at));
     let (mut bytes, mut replies) = (Vec::new(), Replies::default());
     for index in 0..load.devices() {
         bytes.clear();
         load.fleet.packet(index, 0, 0, &mut bytes);
-        let (source, at) = (fleet::address(index), load.sealed_at);
+        let at = load.sealed_at;
         pipeline.take(Datagram { bytes: &mut bytes, truncated: false, source, via: Via::UNKNOWN, at }, &mut replies);
     }
     pipeline.wake();
@@ -221,10 +223,14 @@ async fn marks(counters: Arc<Counters>, goal: Goal, begun: Mark) -> (Mark, Mark)
     (if start.datagrams() < end.datagrams() { start } else { begun }, end)
 }
 
-/// Genuine packets that arrive once and in order all count.
+/// Genuine packets that arrive once and in order all count, and move no route: each device is where it was.
 fn all_counted(tally: &Tally) -> Result<(), Fault> {
     let (accepted, received) = (tally.datagrams[Disposition::Accepted as usize], tally.datagrams.iter().sum());
-    if accepted == received { Ok(()) } else { Err(MeasureError::Refused { accepted, received }.into()) }
+    if accepted == received && tally.route_moves == 0 {
+        Ok(())
+    } else {
+        Err(MeasureError::Refused { accepted, received }.into())
+    }
 }
 
 /// Completes with how many have arrived once the sender has ended and no more do, and with nothing when it is told to stop.

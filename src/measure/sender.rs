@@ -123,8 +123,14 @@ impl Load {
         self.packets = Arc::new(self.packets[..count * DATAGRAM].to_vec());
     }
 
-    /// Sends to `to` from its own core, as fast as what is `seen` moves on, until it is told to stop or has sent everything.
-    pub(super) fn send(&self, to: SocketAddr, seen: impl Fn() -> u64 + Send + 'static) -> io::Result<Sending> {
+    /// Sends by `from` to `to` from its own core, as fast as what is `seen` moves on, until it is told to stop or has sent
+    /// everything.
+    pub(super) fn send(
+        &self,
+        from: UdpSocket,
+        to: SocketAddr,
+        seen: impl Fn() -> u64 + Send + 'static,
+    ) -> io::Result<Sending> {
         let (stop, ended) = (Arc::new(AtomicBool::new(false)), Ended::default());
         let train = if self.cuts { TRAIN.min(self.queue) as usize } else { 1 };
         let yields = self.cores.shared == Shared::Everything;
@@ -132,7 +138,7 @@ impl Load {
         let (packets, core, over) = (Arc::clone(&self.packets), self.cores.sender, ended.clone());
         let thread = std::thread::Builder::new().spawn(move || {
             cores::stay_on(core);
-            let sent = sender.send(to, &packets, seen);
+            let sent = sender.send(&from, to, &packets, seen);
             over.0.store(true, Ordering::Release);
             sent
         })?;
@@ -179,11 +185,10 @@ struct Sender {
 }
 
 impl Sender {
-    fn send(&self, to: SocketAddr, packets: &[u8], seen: impl Fn() -> u64) -> io::Result<u64> {
-        let socket = UdpSocket::bind(LOOPBACK)?;
+    fn send(&self, socket: &UdpSocket, to: SocketAddr, packets: &[u8], seen: impl Fn() -> u64) -> io::Result<u64> {
         socket.connect(to)?;
         if self.train > 1 {
-            setsockopt(&socket, sockopt::UdpGsoSegment, &(DATAGRAM as i32))?;
+            setsockopt(socket, sockopt::UdpGsoSegment, &(DATAGRAM as i32))?;
         }
         // Half a queue at most, so that the receiver has the other half meanwhile.
         let messages = (self.queue as usize / 2 / self.train).clamp(1, MESSAGES);
@@ -284,7 +289,9 @@ mod tests {
             let sender = Sender { queue: load.queue, train, yields: true, stop: Arc::default() };
             let received = Arc::new(AtomicU64::new(0));
             let seen = Arc::clone(&received);
-            let sending = std::thread::spawn(move || sender.send(to, &packets, || seen.load(Ordering::Relaxed)));
+            let sending = std::thread::spawn(move || {
+                sender.send(&UdpSocket::bind(LOOPBACK).unwrap(), to, &packets, || seen.load(Ordering::Relaxed))
+            });
             let (mut arrived, mut bytes) = (Vec::new(), [0; 2048]);
             while arrived.len() < load.packets.len() {
                 let len = socket.recv(&mut bytes).unwrap();
@@ -301,7 +308,11 @@ mod tests {
         let (load, socket) = load();
         let received = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&received);
-        let sending = load.send(socket.local_addr().unwrap(), move || seen.load(Ordering::Relaxed)).unwrap();
+        let sending = load
+            .send(UdpSocket::bind(LOOPBACK).unwrap(), socket.local_addr().unwrap(), move || {
+                seen.load(Ordering::Relaxed)
+            })
+            .unwrap();
         assert_eq!(socket.recv(&mut [0; 2048]).unwrap(), DATAGRAM);
         drop(socket);
         received.store(u64::MAX / 2, Ordering::Relaxed);
@@ -311,7 +322,7 @@ mod tests {
     #[test]
     fn a_sender_stops_when_it_is_told_to_and_says_so() {
         let (load, socket) = load();
-        let sending = load.send(socket.local_addr().unwrap(), || 0).unwrap();
+        let sending = load.send(UdpSocket::bind(LOOPBACK).unwrap(), socket.local_addr().unwrap(), || 0).unwrap();
         assert_eq!(socket.recv(&mut [0; 2048]).unwrap(), DATAGRAM);
         let ended = sending.ended.clone();
         let sent = sending.stop().unwrap();

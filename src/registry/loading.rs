@@ -5,6 +5,7 @@
 //! once.
 
 use sqlx::{AssertSqlSafe, Row, SqlSafeStr, SqlStr};
+use zeroize::Zeroizing;
 
 use super::Live;
 use super::database::{Database, from_json, hexadecimal, to_device_id, to_number, to_time, unreadable};
@@ -109,14 +110,16 @@ fn known(line: &str, cloud_keys: &KeyPair) -> Result<Known, sqlx::Error> {
     let (record, device_id, organisation) = (number(value()?)?, number(value()?)?, number(value()?)?);
     let at = to_time(number(value()?)?);
     let (root, id) = (key(value()?)?, value()?);
-    let second = key(value()?)?.zip(key(value()?)?);
+    let (second, second_root) = (key(value()?)?, key(value()?)?);
     let state = value()?;
 
     let registration = Registration { at, organisation: to_number(organisation)?, record: to_number(record)? };
     let keys = root.map(|root| {
         let key_id = if id == NONE { None } else { Some(key_id(number(id)?)?) };
-        let second = second.map(|(public, root)| SecondKey { public, root: RootKey::new(root) }.device_key(cloud_keys));
-        Ok::<_, sqlx::Error>((DeviceKey { key_id, root: RootKey::new(root) }, second))
+        let second = second.as_deref().zip(second_root.as_deref());
+        let second = second.map(|(public, root)| SecondKey { public: *public, root: RootKey::new(*root) });
+        let second = second.map(|second| second.device_key(cloud_keys));
+        Ok::<_, sqlx::Error>((DeviceKey { key_id, root: RootKey::new(*root) }, second))
     });
     let application = if state == "{}" { None } else { application(&from_json(state)?) };
     Ok(Known { device_id: to_device_id(device_id), registration, keys: keys.transpose()?, application })
@@ -126,13 +129,13 @@ fn number(text: &str) -> Result<i64, sqlx::Error> {
     text.parse().map_err(|_| unreadable("a number that is none"))
 }
 
-/// A key, or none.
-fn key(text: &str) -> Result<Option<[u8; 32]>, sqlx::Error> {
+/// A key, or none. The line it is read from is the engine's, and is not wiped.
+fn key(text: &str) -> Result<Option<Zeroizing<[u8; 32]>>, sqlx::Error> {
     if text == NONE {
         return Ok(None);
     }
-    let mut key = [0; 32];
-    hex::decode_to_slice(text, &mut key).map_err(|_| unreadable("a key that has not 32 bytes"))?;
+    let mut key = Zeroizing::new([0; 32]);
+    hex::decode_to_slice(text, &mut key[..]).map_err(|_| unreadable("a key that has not 32 bytes"))?;
     Ok(Some(key))
 }
 

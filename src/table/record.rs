@@ -12,8 +12,7 @@ use super::route::{Application, Path, RelayedRoute, Relaying, Trust, canonical};
 use super::rules::{Arrival, RouteChange, Session, Slot, Step, TimeClass};
 use super::sending::{DIRECT_FOR, Receipt, Via};
 
-/// The state of one device. 104 bytes, an entry of the map 112; what that comes to with the slack of the map is in
-/// docs/performance.md.
+/// The state of one device. 104 bytes, 112 with its id; what that comes to with the index is in docs/performance.md.
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) session: Session,

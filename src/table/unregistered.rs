@@ -18,7 +18,8 @@ use super::record::Record;
 use super::route::Snapshot;
 
 /// Entries brought up to date for one admission, so that a packet never waits long. After that many the oldest entry at
-/// hand goes, whenever it was heard.
+/// hand goes, whenever it was heard. Where nothing but entries without a device is found in twice as many, one more is let in: the
+/// next one has as many more taken out, so that the bound is passed by a hundredth at most, and not for long.
 const MAX_EXAMINED: usize = 64;
 
 /// Entries that may stay in the order beyond two for each unregistered device.
@@ -164,7 +165,7 @@ impl Admission {
         }
         let mut order = self.lock();
         let mut examined = 0;
-        while self.count() >= self.limit {
+        while self.count() >= self.limit && examined < 2 * MAX_EXAMINED {
             let Some(queued) = order.queue.pop() else { return };
             match forget(&queued, examined >= MAX_EXAMINED) {
                 Examined::Removed => self.leave(),
@@ -239,6 +240,27 @@ mod tests {
             assert!(admission.lock().queue.len() <= 2 + SPARE);
         }
         assert!(admission.queued().is_sorted() && admission.queued().contains(&DeviceId(1)));
+    }
+
+    #[test]
+    fn one_that_is_let_in_waits_for_no_more_than_a_few_entries_of_devices_that_are_gone() {
+        let admission = Admission::new(1000);
+        for id in 0..1000 {
+            admission.enter();
+            admission.queue(Queued::new(Timestamp(id), DeviceId(id), 0), |_| true);
+        }
+        let (looked, mut most, mut over) = (AtomicUsize::new(0), 0, 0);
+        for id in 1000..1100 {
+            admission.make_room(|queued, _| {
+                looked.fetch_add(1, Ordering::Relaxed);
+                if queued.id.0 < 900 { Examined::Gone } else { Examined::Removed }
+            });
+            most = most.max(looked.swap(0, Ordering::Relaxed));
+            admission.enter();
+            admission.queue(Queued::new(Timestamp(id), DeviceId(id), 0), |_| true);
+            over = over.max(admission.count().saturating_sub(admission.limit()));
+        }
+        assert_eq!((most, over, admission.count()), (2 * MAX_EXAMINED, 900 / (2 * MAX_EXAMINED), admission.limit()));
     }
 
     #[test]
