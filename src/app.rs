@@ -408,6 +408,13 @@ fn receive_on(address: SocketAddr, passed: &mut Passed, config: &Config) -> Resu
     if passed.is_empty() {
         return BoundSocket::bind_several(address, receive_buffer, config.udp_threads);
     }
+    if config.udp_threads > passed.len() {
+        let (threads, sockets) = (config.udp_threads, passed.len());
+        tracing::warn!(
+            %address, threads, sockets,
+            "fewer threads than udp-threads says: each socket that is handed over has one; hand over more of this address, with ReusePort=yes"
+        );
+    }
     passed.into_iter().map(adopt).collect()
 }
 

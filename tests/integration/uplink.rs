@@ -59,6 +59,15 @@ async fn several_threads_at_one_address_serve_whoever_sends_to_it() {
     let metrics = client.get("/metrics").await;
     let text = String::from_utf8(metrics.body.to_vec()).unwrap();
     assert!(text.contains("lastroute_udp_datagrams_total{result=\"accepted\"} 100\n"), "{text}");
+    let buffer = |text: &[u8]| {
+        let text = String::from_utf8_lossy(text).into_owned();
+        let mut lines = text.lines().filter(|line| line.starts_with("lastroute_udp_receive_buffer_bytes"));
+        lines.next().and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap()
+    };
+    let alone = Gateway::start("");
+    let one = Client::http1(&alone).get("/metrics").await;
+    assert_eq!(buffer(&metrics.body), 3.0 * buffer(&one.body), "a socket for each thread");
+    alone.stop().await;
     gateway.stop().await;
 }
 
