@@ -35,6 +35,18 @@ async fn all_are_forgotten(server: &Server) {
     assert!(metrics.contains("\nlastroute_waiters 0"), "{metrics}");
 }
 
+/// Waits until no connection is open but the one that asks: those that are not served yet may still begin to wait.
+async fn all_are_closed(server: &Server) {
+    let begun = Instant::now();
+    loop {
+        let metrics = String::from_utf8(server.get("/metrics", "").await.body).unwrap();
+        if metrics.contains("\nlastroute_http_connections 1\n") {
+            return;
+        }
+        assert!(begun.elapsed() < FORGOTTEN, "{metrics}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_one_of_a_crowd_wakes_once() {
     let waits = count("LASTROUTE_TEST_WAITS", 2_000);
@@ -81,6 +93,7 @@ async fn nothing_is_left_of_waits_whose_clients_are_gone() {
             orderly.0.shutdown().await.unwrap();
         }
     }
+    all_are_closed(&server).await;
     all_are_forgotten(&server).await;
     server.report(DeviceId(1), 1);
     assert_eq!(server.get("/device/deviceId/0000000000000001/lastRoute", "").await.status, 200);
