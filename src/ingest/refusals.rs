@@ -11,7 +11,7 @@ const INTERVAL_MS: u64 = 1000;
 
 /// When each reason was last logged, and how many went without a line since. Shared by all ingest threads, so that more
 /// sockets do not mean more lines, and without a lock, so that none of them waits for another. What has no line is counted by
-/// each thread for itself until the end of its batch ([`Unlogged`]): a flood over several threads writes nothing here.
+/// each thread for itself until the end of its batch (`Unlogged`): a flood over several threads writes nothing here.
 #[derive(Debug, Default)]
 pub struct RefusalLog([Reason; Disposition::ALL.len()]);
 
