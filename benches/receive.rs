@@ -269,7 +269,7 @@ fn run_gateway(load: &Load, pipeline: Pipeline, (listen, becomes): (&str, Dispos
     let ended = move || watched.read().datagrams[becomes as usize];
     let seen = ended.clone();
     let watcher = std::thread::spawn(move || {
-        while ended() < MEASURED {
+        while ended() < WARM_UP + MEASURED {
             std::thread::sleep(Duration::from_millis(1));
         }
         stop.send(true).unwrap();
@@ -279,15 +279,26 @@ fn run_gateway(load: &Load, pipeline: Pipeline, (listen, becomes): (&str, Dispos
         let to = SocketAddr::from(([127, 0, 0, 1], socket.address().port()));
         let sender = load.start(to, seen);
         let socket = Arc::new(socket.register().unwrap());
-        let started = thread_time();
         let mailbox = Posts::to_threads(1).1.remove(0);
-        lastroute::ingest::run(socket, pipeline, mailbox, counters.clone(), Clock::default(), stopped).await;
+        // On the same thread, whose time it reads.
+        let warm = async {
+            loop {
+                let tally = counters.read();
+                let datagrams: u64 = tally.datagrams.iter().sum();
+                if datagrams >= WARM_UP {
+                    return (thread_time(), datagrams, tally.receives);
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let receiving = lastroute::ingest::run(socket, pipeline, mailbox, counters.clone(), Clock::default(), stopped);
+        let (started, ()) = tokio::join!(warm, receiving);
         meter.used = thread_time();
         sender.stop();
         let tally = counters.read();
         meter.datagrams = tally.datagrams.iter().sum();
         meter.calls = tally.receives;
-        meter.started = Some((started, 0, 0));
+        meter.started = Some(started);
         let expected = tally.datagrams[becomes as usize];
         assert_eq!(expected, meter.datagrams, "a packet came twice, or not in order: {tally:?}");
     });

@@ -1,5 +1,6 @@
 //! The API as a whole, without ingest.
 
+use futures_util::FutureExt;
 use hyper::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -88,6 +89,7 @@ async fn a_wait_for_a_device_takes_little() {
     let call = Call::new(surface(false).await, &peer, UNMATCHED, Needs::Read, &request);
     let wait = call.wait_for_packet(DeviceId(1), (WaitQuery::parse(""), Kind::Answer));
     assert!(size_of_val(&*wait) <= 720, "{}", size_of_val(&*wait));
+    assert!(wait.now_or_never().is_none(), "it waits");
 }
 
 #[tokio::test]

@@ -41,9 +41,11 @@ pub fn core(now: Timestamp) -> Arc<Core> {
     })
 }
 
-/// It protects nothing: no gateway but the one made here knows it.
+/// The root key of the network. It protects nothing: no gateway but those that are measured knows it.
+pub const ROOT: [u8; 32] = [0x42; 32];
+
 fn root() -> RootKey {
-    RootKey::new([0x42; 32])
+    RootKey::new(ROOT)
 }
 
 /// Seals packets of any device of the network.
@@ -62,10 +64,16 @@ impl Fleet {
 
     /// Appends the packet number `sequence` of device `index`: a TDF of 62 bytes that is one reading of unknown meaning.
     pub fn packet(&self, index: u64, sequence: u16, flags: u16, out: &mut Vec<u8>) {
+        self.sealed_with(&self.key, NETWORK, (index, sequence, flags), out);
+    }
+
+    /// The same, sealed with another key, whose id this is; device, sequence and flags.
+    pub fn sealed_with(&self, key: &DayKey, key_id: KeyId, what: (u64, u16, u16), out: &mut Vec<u8>) {
+        let (index, sequence, flags) = what;
         let header = Header {
             packet_type: PacketType::TDF,
             flags: Flags(flags),
-            key_id: NETWORK,
+            key_id,
             device_id: device(index),
             gps_time: self.gps_time,
             sequence,
@@ -73,7 +81,7 @@ impl Fleet {
         };
         let mut payload = [0x11; PAYLOAD];
         payload[..3].copy_from_slice(&[0x20, 0x00, (PAYLOAD - 3) as u8]);
-        seal_with(&self.key, &header, Layout::Unversioned, &payload, out);
+        seal_with(key, &header, Layout::Unversioned, &payload, out);
     }
 }
 

@@ -143,7 +143,7 @@ fn rounds(config: Config, stop: Stop, mut tell: impl FnMut(Progress)) -> Result<
     cores::stay_on(cores.receiver);
     for round in 1..=config.rounds {
         tell(Progress { round, turn: None });
-        load.make();
+        load.make(&stop);
         let mut finished = Vec::with_capacity(Receiver::ALL.len());
         for receiver in Receiver::ALL {
             tell(Progress { round, turn: Some(receiver) });

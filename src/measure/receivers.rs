@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use super::meter::{Goal, Mark, Meter, Run, Stop};
-use super::sender::{Ended, Load, Sending};
+use super::sender::{Ended, LOOK_EACH, Load, Sending};
 use super::{LOOPBACK, MeasureError, RECEIVE_BUFFER, fleet};
 use crate::clock::Clock;
 use crate::ingest::pipeline::{Datagram, Pipeline};
@@ -159,7 +159,7 @@ fn tokio_loop(load: &Load, stop: &Stop) -> Result<Turn, MeasureError> {
 fn gateway(load: &Load, stop: &Stop) -> Result<Turn, MeasureError> {
     // Every device is known from where it is sent.
     let from = UdpSocket::bind(LOOPBACK)?;
-    let (runtime, pipeline) = (runtime()?, heard(load, from.local_addr()?));
+    let (runtime, pipeline) = (runtime()?, heard(load, from.local_addr()?, stop));
     let bound = BoundSocket::bind(LOOPBACK, RECEIVE_BUFFER)?;
     let (counters, (end, ended)) = (Arc::new(Counters::default()), watch::channel(false));
     let arrived = {
@@ -192,11 +192,14 @@ fn gateway(load: &Load, stop: &Stop) -> Result<Turn, MeasureError> {
     })
 }
 
-/// A pipeline that has heard every device once, from `source`.
-fn heard(load: &Load, source: SocketAddr) -> Pipeline {
+/// A pipeline that has heard every device once, from `source`; fewer if it is told to stop.
+fn heard(load: &Load, source: SocketAddr, stop: &Stop) -> Pipeline {
     let mut pipeline = Pipeline::new(fleet::core(load.sealed_at));
     let (mut bytes, mut replies) = (Vec::new(), Replies::default());
     for index in 0..load.devices() {
+        if index % LOOK_EACH == 0 && stop.is_set() {
+            break;
+        }
         bytes.clear();
         load.fleet.packet(index, 0, 0, &mut bytes);
         let at = load.sealed_at;
@@ -279,7 +282,7 @@ mod tests {
         let config = Config { devices: 100, rounds: 1, datagrams: 2000, ack_percent: 10 };
         let receive_buffer = BoundSocket::bind(LOOPBACK, RECEIVE_BUFFER).unwrap().receive_buffer();
         let mut load = Load::new(config, Cores::choose(), receive_buffer).unwrap();
-        load.make();
+        load.make(&Stop::default());
         load
     }
 

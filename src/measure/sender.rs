@@ -14,7 +14,7 @@ use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, setsockopt,
 
 use super::cores::{self, Cores, Shared};
 use super::fleet::Fleet;
-use super::meter::Goal;
+use super::meter::{Goal, Stop};
 use super::{Config, DATAGRAM, LOOPBACK};
 use crate::clock::{Clock, Timestamp};
 use crate::wire::frame::Flags;
@@ -43,6 +43,9 @@ const GIVEN_UP: u32 = 3;
 
 /// How often the sender looks away between two looks at how far the receiver is, whose cache line that takes.
 const LOOKS_AWAY: u32 = 64;
+
+/// Packets that are made or heard between two looks at whether it is to stop: some milliseconds' worth.
+pub(super) const LOOK_EACH: u64 = 4096;
 
 /// What is sent to each receiver of a round.
 #[derive(Debug)]
@@ -101,8 +104,9 @@ impl Load {
         Goal { warm_up: measured / 10, all: measured / 10 + measured }
     }
 
-    /// Makes the packets of a round, of this moment: those of a long measurement would grow old. A tenth more than must arrive.
-    pub(super) fn make(&mut self) {
+    /// Makes the packets of a round, of this moment: those of a long measurement would grow old. A tenth more than must arrive, and
+    /// fewer if it is told to stop.
+    pub(super) fn make(&mut self, stop: &Stop) {
         // Their room is used again.
         let mut packets = Arc::try_unwrap(std::mem::take(&mut self.packets)).unwrap_or_default();
         self.sealed_at = Clock::default().now();
@@ -110,6 +114,9 @@ impl Load {
         packets.clear();
         let (devices, count) = (self.devices(), self.goal().all * 11 / 10 + self.queue);
         for number in 0..count {
+            if number % LOOK_EACH == 0 && stop.is_set() {
+                break;
+            }
             let asks = number % 100 < u64::from(self.config.ack_percent);
             let flags = if asks { Flags::ACK_REQUEST } else { 0 };
             self.fleet.packet(number % devices, 1 + (number / devices) as u16, flags, &mut packets);
@@ -271,7 +278,7 @@ mod tests {
         let socket = UdpSocket::bind(LOOPBACK).unwrap();
         setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_BUFFER).unwrap();
         let mut load = Load::new(CONFIG, Cores::choose(), RECEIVE_BUFFER).unwrap();
-        load.make();
+        load.make(&Stop::default());
         (load, socket)
     }
 

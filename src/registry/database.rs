@@ -64,9 +64,6 @@ pub(super) fn hexadecimal(column: &str) -> String {
     format!("hex({column})")
 }
 
-/// Rows on their way from the thread of a connection to who asked. With the usual 50, all devices are read half as fast.
-const ROWS: usize = 1024;
-
 /// How long a request waits for its turn and its answer. Far above what any takes; half of what a client has patience for.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -274,7 +271,6 @@ async fn connect(path: &Path) -> Result<(Readers, Pool), MigrateError> {
         .busy_timeout(BUSY)
         // Sorting needs no directory for temporary files.
         .pragma("temp_store", "MEMORY")
-        .row_buffer_size(ROWS)
         .disable_statement_logging();
     // Connections to a file do not go stale.
     let pool = SqlitePoolOptions::new().acquire_timeout(PATIENCE).idle_timeout(None).max_lifetime(None);
