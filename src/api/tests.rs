@@ -75,9 +75,9 @@ pub(super) async fn api() -> Arc<Api> {
     }))
 }
 
-async fn surface(shutting_down: bool) -> Arc<Surface> {
-    let (_, shutdown) = watch::channel(shutting_down);
-    Arc::new(Surface::new(Router::new(), false, api().await, shutdown))
+async fn surface(shutting_down: bool) -> (watch::Sender<bool>, Arc<Surface>) {
+    let (shut_down, shutdown) = watch::channel(shutting_down);
+    (shut_down, Arc::new(Surface::new(Router::new(), false, api().await, shutdown)))
 }
 
 #[tokio::test]
@@ -86,7 +86,8 @@ async fn a_wait_for_a_device_takes_little() {
     let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let peer = Peer::new(listener.accept().await.unwrap().0);
     let request = Request::new(String::new());
-    let call = Call::new(surface(false).await, &peer, UNMATCHED, Needs::Read, &request);
+    let (_shut_down, surface) = surface(false).await;
+    let call = Call::new(surface, &peer, UNMATCHED, Needs::Read, &request);
     let wait = call.wait_for_packet(DeviceId(1), (WaitQuery::parse(""), Kind::Answer));
     assert!(size_of_val(&*wait) <= 720, "{}", size_of_val(&*wait));
     assert!(wait.now_or_never().is_none(), "it waits");
@@ -106,7 +107,8 @@ async fn a_connection_that_outlives_the_start_of_a_shutdown_is_told_so() {
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let graceful = GracefulShutdown::new();
-        let (surface, peer, builders) = (surface(shutting_down).await, Peer::new(stream), Builders::new());
+        let (_shut_down, surface) = surface(shutting_down).await;
+        let (peer, builders) = (Peer::new(stream), Builders::new());
         let connection = surface.exchange(&peer, &builders, Preface::Http1, graceful.watcher());
         let exchange = async {
             let request =
