@@ -1,4 +1,5 @@
 //! What outlives the process of a device's record (rule R10): everything but what is remembered for seconds or minutes.
+//! How it comes back is in [`super::restore`].
 //!
 //! The side records, the contests and the windows of sessions go with the process. A window is taken for all seen when it is
 //! loaded, so that nothing that counted before counts again by it.
@@ -12,19 +13,13 @@ use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 
 use super::RouteTable;
-use super::record::{CLASS, Record, STEP, bit};
-use super::route::{Application, LastPacket, RelayedRoute, Relaying, Trust, canonical};
-use super::rules::{Session, Slot, Step};
-use super::unregistered::Queued;
+use super::record::{Record, bit};
+use super::route::{Application, LastPacket, RelayedRoute, Relaying};
+use super::rules::Slot;
 use crate::auth::keys::KeyRing;
-use crate::clock::Timestamp;
 use crate::id::{DeviceId, KeyId};
-use crate::wire::container::{BtAddress, RouteInterface};
+use crate::wire::container::BtAddress;
 use crate::wire::frame::Level;
-use crate::wire::tdf::Version;
-
-/// The least generation of records that were kept in another epoch: registered devices that were never heard are in 0.
-const OF_FORMER_EPOCHS: u32 = 1;
 
 /// How a record stood before it was told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,74 +226,8 @@ impl RouteTable {
         }
     }
 
-    /// Puts back a record as it was told by [`Self::changed`], at the start: before any packet is looked at, and before, while or
-    /// after devices are registered. Of one that has a record nothing changes. One of a former epoch counts on in this one.
-    pub fn restore(&self, keys: &KeyRing, id: DeviceId, kept: &Kept) {
-        let mut place = self.records.lock(id);
-        if place.find().is_some() {
-            return;
-        }
-        let registration = self.registration(id);
-        let mut record = Record::restored(kept, keys, registration.is_some());
-        if kept.epoch != self.epoch() {
-            // Whatever follows a record that is forgotten begins in a later one, and so with other downlink sequences.
-            record.generation = kept.generation.max(OF_FORMER_EPOCHS);
-            self.generation.fetch_max(record.generation.wrapping_add(1), Ordering::Relaxed);
-        }
-        if !record.registered() {
-            self.admission.enter();
-        }
-        let present = registration.map_or(0, |registration| registration.record);
-        if kept.registration != 0 && kept.registration != present {
-            self.restored().push((id, kept.registration));
-        }
-        place.insert(record);
-    }
-
-    /// To be called once all kept records are restored and all devices registered, before any packet is looked at. Records of
-    /// devices that were deregistered since, whoever registered them again, are forgotten. Of the unregistered ones no more
-    /// stay than are allowed, those heard last.
-    pub fn settle(&self) {
-        self.settle_registrations();
-        let (mut walk, mut unregistered) = (self.records.walk(), Vec::new());
-        let heard =
-            |id, record: &Record| (!record.registered()).then(|| Queued::new(record.last_at(), id, record.generation));
-        while walk.next(|id, record| unregistered.extend(heard(id, record))) {}
-        unregistered.sort_unstable();
-        let allowed = if self.serves_unregistered() { self.admission.limit() } else { 0 };
-        let stay = unregistered.split_off(unregistered.len().saturating_sub(allowed));
-        for queued in unregistered {
-            let mut place = self.records.lock(queued.id);
-            if let Some(record) = place.find().filter(|record| queued.is_of(record)) {
-                self.forget(queued.id, record);
-                place.remove();
-                self.admission.leave();
-            }
-        }
-        self.admission.settle(stay);
-    }
-
-    /// That a device was deregistered may not have been written down: its record is not that of the one it is registered for now.
-    fn settle_registrations(&self) {
-        let restored = std::mem::take(&mut *self.restored());
-        for (id, registration) in restored {
-            let mut place = self.records.lock(id);
-            let Some(record) = place.find_mut() else { continue };
-            if self.registration_number(id) == registration {
-                // It was registered after it was restored, and is kept so already.
-                record.mark(bit::DIRTY, false);
-                continue;
-            }
-            self.forget(id, record);
-            if !record.registered() {
-                self.admission.leave();
-            }
-            place.remove();
-        }
-    }
-
     /// The number of a device's record in the registry; 0: it has none.
-    fn registration_number(&self, id: DeviceId) -> u32 {
+    pub(super) fn registration_number(&self, id: DeviceId) -> u32 {
         self.registration(id).map_or(0, |registration| registration.record)
     }
 
@@ -318,12 +247,8 @@ impl RouteTable {
         }
     }
 
-    fn epoch(&self) -> u32 {
+    pub(super) fn epoch(&self) -> u32 {
         (self.epoch_base >> 32) as u32
-    }
-
-    fn restored(&self) -> MutexGuard<'_, Vec<(DeviceId, u32)>> {
-        self.restored.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn forgotten(&self) -> MutexGuard<'_, HashSet<DeviceId, RandomState>> {
@@ -385,62 +310,6 @@ impl Record {
             source: (is_relayed || !last.on_route).then_some(last.source),
         }
     }
-
-    fn restored(kept: &Kept, keys: &KeyRing, registered: bool) -> Self {
-        let mut record = Self::new(kept.generation, registered);
-        record.count = kept.count;
-        (record.first_at, record.last_at) = (Timestamp(kept.first_at), Timestamp(kept.last_at));
-        record.greatest = kept.greatest;
-        record.session = Session::restored(kept.session);
-        record.since_move = kept.since_move;
-        record.network = KeyId::new(kept.network).filter(|_| kept.network != 0).map_or(0, |id| keys.number_network(id));
-        (record.largest, record.down_sequence) = (kept.largest, kept.down_sequence);
-        if let Some((id, major, minor, revision, build)) = kept.application {
-            record.set_application(Application { id, version: Version { major, minor, revision, build } });
-        }
-        record.set(bit::LAST_ROUTE_RELAYED, kept.last_route_relayed);
-        record.set(bit::ALWAYS_RX, kept.always_rx);
-        record.set(bit::SINGLE_TX, kept.single_tx);
-        record.set(bit::SPOKEN_TO, kept.spoken_to);
-        record.restore_routes(kept);
-        if let Some(last) = &kept.last {
-            record.restore_packet(last);
-        }
-        record.set(bit::TOLD, true);
-        record.mark(bit::DIRTY, false);
-        record
-    }
-
-    fn restore_routes(&mut self, kept: &Kept) {
-        if let Some(direct) = &kept.direct {
-            self.set_direct_address(canonical(direct.address));
-            self.direct_at = Timestamp(direct.at);
-            self.direct_sequence = direct.sequence;
-            let trust = Trust::from_code(direct.trust);
-            self.set(bit::DIRECT_TRUST_DEVICE, trust == Trust::Device);
-            self.set(bit::DIRECT_TRUST_VERIFIED, trust == Trust::Verified);
-            self.mark(bit::PROVED_ADDRESS, direct.proved);
-        }
-        let Some(relayed) = &kept.relayed else { return };
-        let cold = self.cold.get_or_insert_default();
-        cold.relayed_session = Session::restored(relayed.session);
-        cold.relayed_greatest = relayed.greatest;
-        cold.relayed = relayed.route.as_ref().map(KeptWay::route);
-        cold.relayed_proved = relayed.route.is_some_and(|route| route.proved);
-    }
-
-    fn restore_packet(&mut self, last: &KeptPacket) {
-        self.last_gps = last.gps_time;
-        self.last_sequence = last.sequence;
-        self.last_type = last.packet_type;
-        self.last_class |= last.class & CLASS | Step::from_code(last.step).code() << STEP;
-        self.set(bit::LAST_DEVICE_LEVEL, last.device_level);
-        self.set(bit::LAST_ON_ROUTE, last.on_route);
-        self.set(bit::LAST_RELAYED, last.relayed);
-        if let Some(source) = last.source {
-            self.cold.get_or_insert_default().last_source = Some(source);
-        }
-    }
 }
 
 impl KeptWay {
@@ -459,19 +328,5 @@ impl KeptWay {
             trust: route.trust as u8,
             proved,
         }
-    }
-
-    fn route(&self) -> RelayedRoute {
-        let through = Relaying {
-            relay: DeviceId(self.relay),
-            level: if self.device_level { Level::Device } else { Level::Network },
-            address: canonical(self.address),
-            sequence: self.relay_sequence,
-            interface: RouteInterface::from_id(self.interface),
-            bt: self.bt.map(BtAddress::from_wire),
-            rssi_dbm: self.rssi_dbm,
-        };
-        let (received_at, trust) = (Timestamp(self.at), Trust::from_code(self.trust));
-        RelayedRoute { through, received_at, sequence: self.sequence, trust }
     }
 }

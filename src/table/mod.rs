@@ -21,6 +21,7 @@ mod prefetch;
 mod queue;
 mod reading;
 mod record;
+mod restore;
 pub mod route;
 pub mod rules;
 #[cfg(test)]
