@@ -299,6 +299,8 @@ async fn open(config: &Config, core: &Core, parts: OpenParts) -> Result<Opened, 
     let loaded = opening.load_devices().await?;
     // It ends early only by a panic, which has been reported.
     let (store, rows) = loading.await.map_err(io::Error::other)??;
+    let afresh = loaded.afresh(&core.table.heirs()).await?;
+    afresh.into_iter().for_each(|id| core.table.disinherit(id));
     core.table.settle();
     let registry = loaded.finish();
     tracing::info!(devices = core.table.devices().0, rows, before = ?store.before(), "records");

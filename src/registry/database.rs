@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::error::ErrorKind;
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection as _};
 use tokio::sync::OwnedMutexGuard;
 
 use super::error::{Conflict, OpenError, RegistryError};
 use super::file::{exposed, make};
+use super::forms::{FORMS, bring_to};
 use super::lock::Lock;
 use super::readers::{Reader, Readers};
 use crate::clock::Timestamp;
@@ -29,13 +30,7 @@ pub(super) type Pool = sqlx::Pool<Engine>;
 pub(super) type Connection = <Engine as sqlx::Database>::Connection;
 
 /// The file in the data directory.
-const FILE: &str = "registry.sqlite3";
-
-/// All forms the database has had, the first one first. One that was released never changes.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
-    (1, "registry", include_str!("migrations/0001_registry.sql")),
-    (2, "messages", include_str!("migrations/0002_messages.sql")),
-];
+pub(super) const FILE: &str = "registry.sqlite3";
 
 /// Connections that read at once, so that a long list does not hold up short reads. Each has a thread, and pages of its own
 /// in memory.
@@ -283,7 +278,7 @@ async fn connect(path: &Path) -> Result<(Readers, Pool), MigrateError> {
         .pragma("journal_size_limit", LOG_BYTES);
     let pool = pool.after_release(|connection, _| Box::pin(is_done(connection)));
     let writer = pool.test_before_acquire(false).max_connections(1).connect_with(durable).await?;
-    migrator().run(&writer).await?;
+    bring_to(&FORMS).run(&writer).await?;
     let reading = options.read_only(true).pragma("cache_size", READ_CACHE);
     let readers = Readers::open(reading, READERS).await?;
     Ok((readers, writer))
@@ -297,17 +292,9 @@ async fn is_done(connection: &mut Connection) -> Result<bool, sqlx::Error> {
     Ok(!connection.is_in_transaction())
 }
 
-fn migrator() -> Migrator {
-    let migrations = MIGRATIONS.map(|(version, name, sql)| {
-        let sql = sqlx::SqlStr::from_static(sql);
-        Migration::new(version, name.into(), MigrationType::Simple, sql, false)
-    });
-    Migrator::with_migrations(migrations.into())
-}
-
 fn explain(path: &Path, error: impl Into<MigrateError>) -> OpenError {
     let path = PathBuf::from(path);
-    let known = MIGRATIONS[MIGRATIONS.len() - 1].0;
+    let known = FORMS[FORMS.len() - 1].0;
     match error.into() {
         MigrateError::VersionMissing(found) => OpenError::Later { path, found, known },
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)
@@ -465,7 +452,7 @@ mod tests {
         };
         let device = |id: u32, mcu_id: &str| {
             let ids = format!("NULL, randomblob(16), 1, 1, 1, 1, {id}, 'soc', '{mcu_id}'");
-            format!("INSERT INTO device VALUES ({ids}, '{{}}', NULL, '{{}}', 1, NULL, NULL, NULL, 0, NULL, NULL, 0)")
+            format!("INSERT INTO device VALUES ({ids}, '{{}}', NULL, '{{}}', 1, NULL, NULL, NULL, 0, NULL, NULL, 0, 0)")
         };
         let metadata = |device: u32| format!("INSERT INTO device_metadata VALUES ({device}, 1, 'a', 'b', 1)");
         for (first, second, unique) in [
@@ -494,7 +481,7 @@ mod tests {
         assert_eq!(
             refused,
             format!(
-                "{} was made by a later version of lastroute: it has the form 9, this version knows up to 2; start that \
+                "{} was made by a later version of lastroute: it has the form 9, this version knows up to 3; start that \
                  version, or name another --data-dir",
                 directory.path().join(FILE).display()
             )

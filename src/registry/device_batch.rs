@@ -158,7 +158,7 @@ impl Registry {
         });
         let fresh: Vec<_> = fresh.collect();
         for rows in fresh.chunks(ROWS) {
-            insert(&mut change, rows, Time(now)).await?;
+            insert(&mut change, rows, Time(now), by).await?;
         }
         let numbered: Vec<_> = numbers(&mut change, &fresh).await?.zip(&fresh).collect();
         let metadata: Vec<_> = numbered.iter().map(|(n, row)| (*n, row.board, &row.new.metadata)).collect();
@@ -239,7 +239,7 @@ fn draw(
 }
 
 /// Inserts devices, in this order.
-async fn insert(connection: &mut Connection, rows: &[Fresh<'_>], now: Time) -> Result<(), sqlx::Error> {
+async fn insert(connection: &mut Connection, rows: &[Fresh<'_>], now: Time, by: Registrar) -> Result<(), sqlx::Error> {
     let texts = rows
         .iter()
         .map(|row| Ok((to_json(&row.new.metadata)?, row.new.initial_device_state.as_ref().map(to_json).transpose()?)));
@@ -247,7 +247,7 @@ async fn insert(connection: &mut Connection, rows: &[Fresh<'_>], now: Time) -> R
     let mut query = Query::new(
         "INSERT INTO device (id, created_at, updated_at, organisation, board, device_id, soc, mcu_id, metadata, \
          initial_state, state, state_updated_at, key_public, key_root, key_id, \
-         second_public, second_root) ",
+         second_public, second_root, afresh) ",
     );
     let at = from_time(now.0);
     query.push_values(rows.iter().zip(&texts), |mut row, (fresh, (metadata, state))| {
@@ -261,6 +261,7 @@ async fn insert(connection: &mut Connection, rows: &[Fresh<'_>], now: Time) -> R
         row.push_bind(key.and_then(|key| key.key.key_id).map(|id| i64::from(id.get())));
         let second = key.and_then(|key| key.second.as_ref());
         row.push_bind(second.map(|second| &second.public[..])).push_bind(second.map(|second| &second.root.bytes()[..]));
+        row.push_bind(by == Registrar::OfOne);
     });
     query.build().execute(connection).await?;
     Ok(())

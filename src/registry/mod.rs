@@ -15,6 +15,7 @@ mod device_writes;
 mod devices;
 mod error;
 mod file;
+mod forms;
 mod heard;
 mod ids;
 mod keys;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::database::{Connection, Database, to_32, to_number};
+use super::database::{Connection, Database, from_device_id, to_32, to_device_id, to_number};
+use super::device_rows::{CHUNK, Query, push_list};
 use super::error::OpenError;
 use super::ids::Ids;
 use super::loading::{Devices, load_devices};
@@ -16,6 +17,7 @@ use super::rules::SecondKey;
 use super::{Live, Registry};
 use crate::auth::keys::{NetworkInfo, RootKey, device_key_id};
 use crate::clock::Clock;
+use crate::id::DeviceId;
 use crate::records::NewDeviceState;
 use crate::table::route::Application;
 use crate::wire::tdf::Version;
@@ -95,6 +97,15 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// Which of these devices were registered afresh: what was heard of them before is not theirs.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn afresh(&self, ids: &[DeviceId]) -> Result<Vec<DeviceId>, OpenError> {
+        let database = &self.registry.database;
+        find_afresh(database, ids).await.map_err(|error| database.explain(error))
+    }
+
     /// Tells the table of the states of devices, unless it knows them: from the devices themselves, as it kept them.
     pub fn finish(self) -> Registry {
         let Self { registry, networks, devices } = self;
@@ -125,6 +136,18 @@ async fn load_networks(database: &Database, live: &Live) -> Result<usize, sqlx::
     }
     warn_of_hidden(hidden, "networks");
     Ok(count)
+}
+
+/// See [`Loaded::afresh`].
+async fn find_afresh(database: &Database, ids: &[DeviceId]) -> Result<Vec<DeviceId>, sqlx::Error> {
+    let mut found = Vec::new();
+    for ids in ids.chunks(CHUNK) {
+        let mut query = Query::new("SELECT device_id FROM device WHERE afresh AND device_id IN ");
+        push_list(&mut query, ids.iter().map(|id| from_device_id(*id)));
+        let rows: Vec<i64> = query.build_query_scalar().fetch_all(&mut database.loader().await?).await?;
+        found.extend(rows.into_iter().map(to_device_id));
+    }
+    Ok(found)
 }
 
 /// Says of how many records the configuration file has another key, or the same.

@@ -1,5 +1,5 @@
 //! What outlives the process of a device's record (rule R10): everything but what is remembered for seconds or minutes.
-//! How it comes back is in [`super::restore`].
+//! How it comes back is in `restore.rs`.
 //!
 //! The side records, the contests and the windows of sessions go with the process. A window is taken for all seen when it is
 //! loaded, so that nothing that counted before counts again by it.

@@ -154,7 +154,7 @@ pub struct RouteTable {
     /// Records that are gone, and were told to whoever keeps them: no more than there were records when it was told last.
     forgotten: Mutex<HashSet<DeviceId, RandomState>>,
     /// Until all are loaded: restored records that may not be of the present registration of their devices, and the number of
-    /// the one they are of.
+    /// the one they are of; 0: they were kept before any.
     restored: Mutex<Vec<(DeviceId, u32)>>,
     epoch_base: u64,
     /// Added to the sequences of downlinks, both: for losses, and for turns of the clock.

@@ -1,10 +1,11 @@
 //! Kept records that come back at the start (rule R10): while devices are registered, before any packet is looked at. What is
-//! kept of a record, and how it is told, is in [`super::kept`].
+//! kept of a record, and how it is told, is in `kept.rs`.
 
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
 use super::RouteTable;
+use super::devices::Place;
 use super::kept::{Kept, KeptPacket, KeptWay};
 use super::record::{CLASS, Record, STEP, bit};
 use super::route::{Application, RelayedRoute, Relaying, Trust, canonical};
@@ -39,10 +40,24 @@ impl RouteTable {
             self.admission.enter();
         }
         let present = registration.map_or(0, |registration| registration.record);
-        if kept.registration != 0 && kept.registration != present {
+        if kept.registration == 0 || kept.registration != present {
             self.restored().push((id, kept.registration));
         }
         place.insert(record);
+    }
+
+    /// Devices in the registry whose restored records were kept while they were not in it. Whether those are theirs the registry
+    /// knows: [`Self::disinherit`]. To be called once all are restored and registered, and before [`Self::settle`].
+    pub fn heirs(&self) -> Vec<DeviceId> {
+        let mut ids: Vec<_> = self.restored().iter().filter(|(_, kept)| *kept == 0).map(|(id, _)| *id).collect();
+        ids.retain(|id| self.registration_number(*id) != 0);
+        ids
+    }
+
+    /// Forgets the restored record of one of [`Self::heirs`]: it was registered afresh, which may not have been written down. Before
+    /// [`Self::settle`].
+    pub fn disinherit(&self, id: DeviceId) {
+        self.forget_restored(self.records.lock(id), id);
     }
 
     /// To be called once all kept records are restored and all devices registered, before any packet is looked at. Records of
@@ -68,22 +83,28 @@ impl RouteTable {
         self.admission.settle(stay);
     }
 
-    /// That a device was deregistered may not have been written down: its record is not that of the one it is registered for now.
+    /// That a device was registered or deregistered may not have been written down.
     fn settle_registrations(&self) {
         let restored = std::mem::take(&mut *self.restored());
         for (id, registration) in restored {
             let mut place = self.records.lock(id);
             let Some(record) = place.find_mut() else { continue };
-            if self.registration_number(id) == registration {
+            match (registration, self.registration_number(id)) {
+                (0, 0) => {}
+                // It is kept so from now on: whoever is registered after it is another one.
+                (0, _) => record.mark(bit::DIRTY, true),
                 // It was registered after it was restored, and is kept so already.
-                record.mark(bit::DIRTY, false);
-                continue;
+                (kept, present) if kept == present => record.mark(bit::DIRTY, false),
+                _ => self.forget_restored(place, id),
             }
-            self.forget(id, record);
-            if !record.registered() {
-                self.admission.leave();
-            }
-            place.remove();
+        }
+    }
+
+    fn forget_restored(&self, mut place: Place<'_, Record>, id: DeviceId) {
+        let Some(record) = place.remove() else { return };
+        self.forget(id, &record);
+        if !record.registered() {
+            self.admission.leave();
         }
     }
 

@@ -5,7 +5,7 @@ use std::task::{Context, Waker};
 
 use lastroute::auth::keys::{DeviceKey, device_key_id};
 use lastroute::records::{ApplicationVersion, GivenKey, Key32, NewDeviceState};
-use lastroute::registry::{Imported, Registrar};
+use lastroute::registry::{Imported, Lock, Registrar};
 use lastroute::table::Registration;
 use lastroute::table::route::Application;
 use lastroute::waiters::Ended;
@@ -194,6 +194,27 @@ async fn who_registers_for_one_organisation_takes_over_nothing_that_was_heard_an
         assert!(snapshot.registered && (snapshot.cursor.n == 2) == kept, "{number}");
     }
     assert_eq!(site.live.table.devices(), (3, 0));
+}
+
+#[tokio::test]
+async fn it_is_known_after_a_restart_for_whom_a_device_was_registered() {
+    let site = Site::new().await;
+    let (_, board) = site.owner().await;
+    // More than one query asks for.
+    let numbers = 1..=1200;
+    for by in [Registrar::OfAll, Registrar::OfOne] {
+        let new = numbers.clone().filter(|number| (number % 3 == 0) == (by == Registrar::OfOne));
+        let new: Vec<_> = new.map(|number| new_device(&board, number)).collect();
+        site.registry.create_devices(&new, by).await.unwrap();
+    }
+    site.registry.close().await;
+    let opening = Registry::begin(Lock::take(site.directory.path()).unwrap(), site.live.clone(), Clock::default());
+    let loaded = opening.await.unwrap().load_devices().await.unwrap();
+    // And some that are not registered at all.
+    let asked: Vec<_> = (1..=1300).filter(|number| number % 2 == 0).map(DeviceId).collect();
+    let mut afresh = loaded.afresh(&asked).await.unwrap();
+    afresh.sort_unstable();
+    assert_eq!(afresh, numbers.filter(|number| number % 6 == 0).map(DeviceId).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -33,6 +33,13 @@ impl Site {
         Self(directory)
     }
 
+    /// A file with an API key for administrators.
+    pub(crate) fn api_key_file(&self, key: &str) -> String {
+        let path = self.0.path().join("api.keys");
+        std::fs::write(&path, key).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
     pub(crate) fn data(&self) -> PathBuf {
         self.0.path().join("data")
     }
@@ -117,6 +124,12 @@ impl Gateway {
         let pid = self.child.id().to_string();
         let limit = format!("--fsize={limit}:");
         assert!(Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
+    }
+
+    /// Makes what `body` says, for whoever has this key.
+    pub(crate) async fn make(&self, key: &str, path: &str, body: Value) -> Value {
+        let client = Client::new(self.client.address(), Some(key)).unwrap();
+        client.post_json(path, body.to_string().into()).await.unwrap().unwrap()
     }
 
     pub(crate) async fn get(&self, path: &str) -> Option<Value> {

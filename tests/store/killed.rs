@@ -1,6 +1,8 @@
 //! Gateways that are killed, and what attackers make of it. `LASTROUTE_RESTARTS` says how often they are; the default is for
 //! every run of the tests.
 
+use serde_json::json;
+
 use crate::harness::{Device, Site, replay};
 
 /// So often that a test need not wait long for a checkpoint.
@@ -30,6 +32,45 @@ async fn what_was_written_before_a_kill_is_there_and_what_came_after_is_not() {
     let third = site.start(&NEVER);
     assert_eq!(third.route(&device).await, Some(written));
     assert_eq!(third.route(&Device::new(8)).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_registers_for_one_organisation_takes_over_nothing_that_was_written_before_though_it_is_killed_at_once() {
+    let site = Site::new();
+    let first = site.start(&OFTEN);
+    let mut devices = [7, 8, 9].map(Device::new);
+    for device in &mut devices {
+        first.hears(device).await;
+    }
+    first.written().await;
+    first.kill();
+
+    let administrator = "ik_0123456789abcdef0123456789abcdef";
+    let second = site.start(&[&NEVER[..], &["--api-key-file", &site.api_key_file(administrator)]].concat());
+    let organisation = second.make(administrator, "/organisation", json!({"name": "acme"})).await["id"].clone();
+    let board = json!({"name": "b", "description": "", "soc": "nRF9151", "organisationId": organisation});
+    let board = second.make(administrator, "/board", board).await["id"].clone();
+    let key = json!({"name": "own", "organisationId": organisation, "access": "write"});
+    let key = second.make(administrator, "/apiKey", key).await["key"].clone();
+    for (device, key) in devices.iter().zip([administrator, key.as_str().unwrap()]) {
+        let new = json!({"mcuId": format!("{}", device.id), "boardId": board, "organisationId": organisation,
+            "deviceId": device.id});
+        second.make(key, "/device", new).await;
+    }
+    second.kill();
+
+    let [of_all, of_one, unregistered] = devices;
+    for options in [NEVER, OFTEN] {
+        let gateway = site.start(&options);
+        assert_eq!(gateway.route(&of_all).await, Some(of_all.address()));
+        assert_eq!(gateway.route(&of_one).await, None);
+        assert_eq!(gateway.route(&unregistered).await, Some(unregistered.address()));
+        if options == OFTEN {
+            gateway.written().await;
+        }
+        gateway.kill();
+    }
+    assert_eq!(site.start(&NEVER).route(&of_one).await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

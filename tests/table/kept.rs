@@ -342,6 +342,47 @@ fn r10_a_record_is_not_that_of_another_registration_though_the_deletion_was_neve
 }
 
 #[test]
+fn r9_a_record_that_was_kept_before_its_device_was_registered_is_its_own_unless_it_was_registered_afresh() {
+    let of = |record| Registration { at: at(0), organisation: 1, record };
+    let (first, keys, mut store) = (table(3, None), ring(1), Store::new());
+    for device in 1..4 {
+        hear(&first, Sent { device, ..fresh(0, 1, from("192.0.2.1:1")) }, 0);
+    }
+    first.register(DeviceId(4), at(0));
+    hear(&first, Sent { device: 4, ..fresh(0, 1, from("192.0.2.1:1")) }, 0);
+    write(&first, &keys, &mut store);
+    // 1 and 2 are registered then, 4 is in the configuration, and the process is killed before any of it is written.
+    let now = [(1, of(7)), (2, of(8)), (4, at(0).into())];
+    for registered_first in [true, false] {
+        let second = table(4, None);
+        let register = || now.iter().for_each(|(id, registration)| second.register(DeviceId(*id), *registration));
+        let restore = || store.iter().for_each(|(id, kept)| second.restore(&keys, *id, kept));
+        if registered_first {
+            register();
+        }
+        restore();
+        if !registered_first {
+            register();
+        }
+        assert_eq!(second.heirs(), [1, 2].map(DeviceId));
+        second.disinherit(ID);
+        second.settle();
+        let known: Vec<_> = (1..8).filter(|device| second.snapshot(DeviceId(*device)).is_some()).collect();
+        assert_eq!((known, second.devices()), (vec![2, 3, 4], (3, 1)));
+        let mut store = store.clone();
+        assert_eq!(write(&second, &keys, &mut store), [1, 2].map(DeviceId), "that it is gone, and whose it is");
+        assert_eq!(store.values().map(|kept| kept.registration).collect::<Vec<_>>(), [8, 0, 0]);
+        // What is written of either from now on is its own.
+        let third = table(5, None);
+        now.iter().for_each(|(id, registration)| third.register(DeviceId(*id), *registration));
+        hear(&second, fresh(9, 2, from("192.0.2.1:1")), 9);
+        write(&second, &keys, &mut store);
+        store.iter().for_each(|(id, kept)| third.restore(&keys, *id, kept));
+        assert_eq!(third.heirs(), []);
+    }
+}
+
+#[test]
 fn nothing_that_changes_while_changes_are_told_is_lost() {
     let (table, keys, mut store) = (table(3, None), ring(1), Store::new());
     let stop = AtomicBool::new(false);
