@@ -26,7 +26,7 @@ use crate::wire::frame::Level;
 pub struct Standing {
     /// It had changed.
     pub changed: bool,
-    /// It was told of before.
+    /// It was told of before, or a former record of its device was, and that this one is gone was not.
     pub told: bool,
 }
 
@@ -189,7 +189,8 @@ impl RouteTable {
             for id in ids.drain(..) {
                 let mut place = self.records.lock(id);
                 let Some(record) = place.find_mut().filter(|record| wanted(record)) else { continue };
-                let standing = Standing { changed: record.is_marked(bit::DIRTY), told: record.has(bit::TOLD) };
+                let told = record.has(bit::TOLD) || self.forgotten().contains(&id);
+                let standing = Standing { changed: record.is_marked(bit::DIRTY), told };
                 record.mark(bit::DIRTY, false);
                 record.set(bit::TOLD, true);
                 let registration = self.registration_number(id);

@@ -307,6 +307,36 @@ fn a_removal_that_could_not_be_written_is_told_though_the_device_came_and_went_i
 }
 
 #[test]
+fn a_removal_is_told_though_the_device_came_again_while_others_were_told_and_none_of_that_could_be_written() {
+    let (table, keys, mut store) = (table(3, None), ring(1), Store::new());
+    let other = DeviceId(2);
+    let come = |id: DeviceId, second| {
+        table.register(id, at(0));
+        hear(&table, Sent { device: id.0, ..fresh(second, 1, from("192.0.2.1:1")) }, second);
+    };
+    come(ID, 0);
+    come(other, 0);
+    write(&table, &keys, &mut store);
+    table.deregister(other);
+    let (mut untold, mut changed) = (Vec::new(), Vec::new());
+    table.tell(&keys, false, |id, _, standing| {
+        if id == other {
+            // It is not among those that are told to be gone, and will be among those that changed.
+            table.deregister(ID);
+            come(ID, 1);
+        }
+        if standing.told { &mut changed } else { &mut untold }.push(id);
+    });
+    // The disk is full.
+    table.mark_untold(untold);
+    table.mark_changed(changed);
+    table.deregister(ID);
+    let mut told = write(&table, &keys, &mut store);
+    told.sort_unstable();
+    assert_eq!((told, store.len()), (vec![ID, other], 0));
+}
+
+#[test]
 fn r10_a_record_is_not_that_of_another_registration_though_the_deletion_was_never_written() {
     let of = |organisation, record| Registration { at: at(0), organisation, record };
     let (first, keys, mut store) = (table(3, None), ring(1), Store::new());
