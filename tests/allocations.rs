@@ -1,5 +1,5 @@
 //! A packet takes nothing from the heap: once every device is known, whatever comes in is judged, written down, traced and
-//! acknowledged in memory that is there. A test binary of its own, because its allocator counts.
+//! acknowledged in memory that is there. And keeping records takes no more for many devices. A test binary of its own, because its allocator counts.
 #![cfg(feature = "server")]
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -10,7 +10,7 @@ use allocation_counter::measure;
 use lastroute::auth::keys::{DayKey, DeviceKey, Interface, KeyPair, KeyRing, RootKey};
 use lastroute::auth::nonce::OwnNonces;
 use lastroute::auth::seal_with;
-use lastroute::clock::Timestamp;
+use lastroute::clock::{Clock, Timestamp};
 use lastroute::downlink::Downlinks;
 use lastroute::downlink::channel::channel;
 use lastroute::downlink::outbox::OutboxConfig;
@@ -18,10 +18,13 @@ use lastroute::id::{DeviceId, KeyId};
 use lastroute::ingest::pipeline::{Core, Datagram, Pipeline, RefusalLog};
 use lastroute::ingest::replies::Replies;
 use lastroute::metrics::Disposition;
+use lastroute::store::{INTERVAL, Keeper, Parts, Stats, Store};
+use lastroute::table::route::Application;
 use lastroute::table::sending::Via;
 use lastroute::table::{Registration, RoutePolicy, RouteTable, TableConfig};
 use lastroute::waiters::{Waiters, WaitersConfig};
 use lastroute::wire::frame::{Flags, Header, Layout, Level, PacketType};
+use lastroute::wire::tdf::Version;
 
 const NOW: Timestamp = Timestamp::from_gps(1_479_435_219);
 const NETWORK: KeyId = KeyId::from_le_bytes([0x17, 0x0a, 0]);
@@ -205,6 +208,36 @@ fn copies_and_what_is_refused_allocate_nothing() {
     let came = site.take(unknown);
     assert_eq!(came.ended_in(Disposition::UnknownNetwork), (5_000, 0, 0));
     assert_eq!(came.ended_in(Disposition::UnknownKey), (5_000, 0, 0));
+}
+
+/// The most bytes of the heap that are in use at once while the records of so many devices are written down for the first time.
+fn first_checkpoint(devices: usize) -> u64 {
+    let core = core();
+    let application = Application { id: 5, version: Version { major: 1, minor: 2, revision: 3, build: 4 } };
+    for index in 0..devices {
+        core.table.register(device(index), NOW);
+        core.table.set_application(device(index), application, NOW);
+    }
+    let (data, stats) = (tempfile::tempdir().unwrap(), Arc::<Stats>::default());
+    let parts = Parts {
+        table: core.table.clone(),
+        keys: core.keys.clone(),
+        clock: Clock::default(),
+        health: Arc::default(),
+        stats: stats.clone(),
+    };
+    let store = Store::open(data.path(), false, NOW).unwrap();
+    let (keeper, orders) = Keeper::begin(store, 1, parts, INTERVAL).unwrap();
+    orders.stop();
+    let heap = measure(|| keeper.run());
+    assert_eq!(stats.rows(), devices as u64);
+    heap.bytes_max
+}
+
+#[test]
+fn to_write_down_the_records_of_many_devices_for_the_first_time_takes_no_more_memory_than_of_few() {
+    let [few, many] = [5_000, 50_000].map(first_checkpoint);
+    assert!(many < few + 10_000 && few < 300_000, "{few} and {many} bytes");
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub(super) trait Records {
     fn mark_changed(&self, ids: Vec<DeviceId>);
     /// So it does of these, of which nothing was written ever.
     fn mark_untold(&self, ids: Vec<DeviceId>);
+    /// So it does of all: nothing was written ever.
+    fn mark_all_untold(&self);
     /// The generation to go on with.
     fn generation(&self) -> u32;
     /// The floor of rule R5.
@@ -41,6 +43,10 @@ impl Records for (&RouteTable, &KeyRing) {
 
     fn mark_untold(&self, ids: Vec<DeviceId>) {
         self.0.mark_untold(ids);
+    }
+
+    fn mark_all_untold(&self) {
+        self.0.mark_all_untold();
     }
 
     fn generation(&self) -> u32 {
@@ -88,31 +94,45 @@ pub(super) struct Files {
     is_cramped: bool,
 }
 
-/// Whose rows were written that may have to be written again.
-#[derive(Debug, Default)]
-struct Owed {
-    /// Of these there were rows before.
-    changed: Vec<DeviceId>,
-    /// Of these there were none.
-    new: Vec<DeviceId>,
+/// Whose rows have to be written again if this checkpoint fails.
+#[derive(Debug)]
+enum Owed {
+    /// All: nothing was kept before, so that nobody need be noted.
+    All,
+    /// Those of these.
+    Some {
+        /// Of these there were rows before.
+        changed: Vec<DeviceId>,
+        /// Of these there were none.
+        new: Vec<DeviceId>,
+    },
 }
 
 impl Owed {
+    /// By a checkpoint after the one of which `marker` speaks.
+    const fn after(marker: &Marker) -> Self {
+        if marker.file == 0 { Self::All } else { Self::Some { changed: Vec::new(), new: Vec::new() } }
+    }
+
     fn note(&mut self, id: DeviceId, standing: Standing) {
+        let Self::Some { changed, new } = self else { return };
         match standing {
-            Standing { told: false, .. } => self.new.push(id),
-            Standing { changed: true, .. } => self.changed.push(id),
+            Standing { told: false, .. } => new.push(id),
+            Standing { changed: true, .. } => changed.push(id),
             Standing { .. } => {}
         }
     }
 
-    /// They are told of again. Where the marker was put all of them may have rows by now.
+    /// They are told of again, unless their rows hold once the marker is put that speaks of them.
     fn give_back(self, records: &dyn Records, failed: &Failed) {
-        match failed {
-            Failed::Putting(..) => records.mark_changed(self.new),
-            Failed::Writing(_) | Failed::Syncing(_) => records.mark_untold(self.new),
+        match (self, failed) {
+            (_, Failed::Putting(..)) => {}
+            (Self::All, _) => records.mark_all_untold(),
+            (Self::Some { changed, new }, _) => {
+                records.mark_untold(new);
+                records.mark_changed(changed);
+            }
         }
-        records.mark_changed(self.changed);
     }
 }
 
@@ -224,7 +244,7 @@ impl Files {
         let State::Open(mut blocks) = std::mem::replace(&mut self.state, State::Anew) else {
             return self.begin(moment);
         };
-        let (before, mut owed) = (self.marker.end(), Owed::default());
+        let (before, mut owed) = (self.marker.end(), Owed::after(&self.marker));
         let result = rows(&mut blocks, moment, false, &mut owed).and_then(|(end, rows)| {
             if rows > 0 || moment.clean {
                 self.marker = lasting(&mut *self.disk, &mut blocks, at_end(self.marker, end, moment))?;
@@ -251,7 +271,7 @@ impl Files {
     fn begin(&mut self, moment: &Moment<'_>) -> io::Result<Written> {
         self.newest += 1;
         let (file, name) = (self.newest, marker::records(self.newest));
-        let mut owed = Owed::default();
+        let mut owed = Owed::after(&self.marker);
         let opened = self.disk.create(&name).and_then(|file| Blocks::at(file, End::default()));
         let mut blocks = match opened {
             Ok(blocks) => blocks,

@@ -156,6 +156,36 @@ fn a_new_file_whose_marker_cannot_be_put_is_not_written_again_and_again() {
 }
 
 #[test]
+fn what_only_wants_its_marker_is_not_written_again() {
+    let (memory, fleet) = (Memory::default(), Fleet::default());
+    let mut files = files(&memory);
+    // Of the first file, and of what is appended to it.
+    for (round, heard) in [(0, 50), (1, 5), (2, 5)] {
+        (0..heard).for_each(|id| fleet.hear(id));
+        memory.refuse_renames(true);
+        write(&mut files, &fleet, false).unwrap_err();
+        memory.refuse_renames(false);
+        fleet.hear(round);
+        fleet.forget(40 + round);
+        assert_eq!(write(&mut files, &fleet, false).unwrap().rows, 2);
+        assert_eq!(open(&memory).unwrap().1, fleet.rows());
+    }
+}
+
+#[test]
+fn after_a_first_checkpoint_that_failed_all_is_written_and_nobody_is_told_to_be_forgotten_who_never_was_kept() {
+    let (memory, fleet) = (Memory::default(), Fleet::default());
+    let mut files = files(&memory);
+    (0..50).for_each(|id| fleet.hear(id));
+    // In the middle of its rows.
+    memory.fail(memory.steps() + 10, 1);
+    write(&mut files, &fleet, false).unwrap_err();
+    (0..9).for_each(|id| fleet.forget(id));
+    assert_eq!(write(&mut files, &fleet, false).unwrap().rows, 41);
+    assert_eq!(open(&memory).unwrap().1, fleet.rows());
+}
+
+#[test]
 fn what_was_never_written_need_not_be_written_down_as_forgotten() {
     let (memory, fleet) = (Memory::default(), Fleet::default());
     let mut files = files(&memory);

@@ -290,6 +290,11 @@ impl Records for Fleet {
         }
     }
 
+    fn mark_all_untold(&self) {
+        self.told.borrow_mut().clear();
+        *self.changed.borrow_mut() = self.rows.borrow().keys().copied().collect();
+    }
+
     fn generation(&self) -> u32 {
         self.rows.borrow().len() as u32
     }

@@ -173,7 +173,7 @@ impl RouteTable {
     }
 
     /// As [`Self::changed`], or, with `all`, of every record, changed or not. How each stood before is told too, for
-    /// [`Self::mark_changed`] and [`Self::mark_untold`].
+    /// [`Self::mark_changed`], [`Self::mark_untold`] and [`Self::mark_all_untold`].
     pub fn tell(&self, keys: &KeyRing, all: bool, mut each: impl FnMut(DeviceId, Option<Kept>, Standing)) {
         let forgotten = std::mem::take(&mut *self.forgotten());
         for id in forgotten {
@@ -225,6 +225,15 @@ impl RouteTable {
             }
             self.forgotten().remove(&id);
         }
+    }
+
+    /// As [`Self::mark_untold`], of all: nothing is kept of any.
+    pub fn mark_all_untold(&self) {
+        let (mut walk, mut ids) = (self.records.walk(), Vec::new());
+        while walk.next(|id, _| ids.push(id)) {
+            self.mark_untold(ids.drain(..));
+        }
+        self.forgotten().clear();
     }
 
     /// The number of a device's record in the registry; 0: it has none.

@@ -266,6 +266,22 @@ fn what_changes_is_told_once_and_what_is_forgotten_too() {
 }
 
 #[test]
+fn where_nothing_is_kept_all_are_told_again_and_of_none_that_it_is_gone() {
+    let (table, keys, mut store) = (table(3, None), ring(1), Store::new());
+    populate(&table);
+    // The disk is full; one is forgotten before that is said, and one afterwards.
+    table.changed(&keys, |_, _| ());
+    table.deregister(DeviceId(1));
+    table.mark_all_untold();
+    table.deregister(DeviceId(2));
+    let mut told = write(&table, &keys, &mut store);
+    told.sort_unstable();
+    assert_eq!(told, [3, 4, 5, 6, 7].map(DeviceId));
+    table.deregister(DeviceId(3));
+    assert_eq!(write(&table, &keys, &mut store), [DeviceId(3)]);
+}
+
+#[test]
 fn of_one_that_is_forgotten_and_comes_again_the_last_that_is_told_holds() {
     let (table, keys, mut store) = (table(3, None), ring(1), Store::new());
     for round in 0..3 {
