@@ -12,6 +12,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use lastroute::wire::frame::Flags;
+use socket2::{Domain, Socket, Type};
 
 use crate::harness::{Device, NETWORK_KEY, PATIENCE, eventually};
 use crate::process::{ANY_PORT, Served, get, lastroute, refused, sample, write_secret};
@@ -38,6 +39,37 @@ fn serve_with(udp: &UdpSocket, tcp: &TcpListener, more: &[&str]) -> Served {
     let mut served = Served { child, log };
     served.until_ready();
     served
+}
+
+/// Starts the program with two passed UDP sockets and a listener, as [`passing`] does with one, and waits until it is ready.
+fn serve_on_two(udp: &[UdpSocket; 2], tcp: &TcpListener, directory: &Path) -> Child {
+    let (notify, config) = (directory.join("notify"), with_network(directory));
+    let manager = UnixDatagram::bind(&notify).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let script = "export LISTEN_PID=$$ LISTEN_FDS=3; exec \"$0\" \"$@\" 3<&0 4<&1 5<&2 0</dev/null 1>/dev/null 2>&1";
+    let mut command = Command::new("sh");
+    command.env_clear().args(["-c", script, env!("CARGO_BIN_EXE_lastroute"), "serve", "--config", &config]);
+    let mut listen = udp.each_ref().map(|socket| socket.local_addr().unwrap().to_string()).to_vec();
+    listen.dedup();
+    // In another order than they are passed.
+    command.args(listen.iter().rev().flat_map(|address| ["--udp-listen", address]));
+    command.args(["--http-listen", &tcp.local_addr().unwrap().to_string()]).env("NOTIFY_SOCKET", &notify);
+    let [first, second] = udp.each_ref().map(|socket| Stdio::from(OwnedFd::from(socket.try_clone().unwrap())));
+    command.stdin(first).stdout(second).stderr(Stdio::from(OwnedFd::from(tcp.try_clone().unwrap())));
+    let child = command.spawn().unwrap();
+    let mut bytes = [0; 4096];
+    while !bytes.starts_with(b"READY=1\n") {
+        manager.recv(&mut bytes).expect("it gets ready");
+    }
+    child
+}
+
+/// A configuration file that knows the network of the devices.
+fn with_network(directory: &Path) -> String {
+    let config = directory.join("lastroute.toml");
+    write_secret(&directory.join("network.key"), &STANDARD.encode(NETWORK_KEY));
+    std::fs::write(&config, "data-dir = \"data\"\n[[network]]\nid = \"000a17\"\nkey-file = \"network.key\"\n").unwrap();
+    config.to_str().unwrap().to_owned()
 }
 
 fn terminate(child: &Child) {
@@ -75,11 +107,9 @@ fn sockets_that_the_manager_holds_lose_nothing_while_the_gateway_is_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_packet_that_is_sent_during_a_restart_is_counted_and_acknowledged_by_one_of_the_two_processes() {
     let directory = tempfile::tempdir().unwrap();
-    let (key, config) = (directory.path().join("network.key"), directory.path().join("lastroute.toml"));
-    write_secret(&key, &STANDARD.encode(NETWORK_KEY));
-    std::fs::write(&config, "data-dir = \"data\"\n[[network]]\nid = \"000a17\"\nkey-file = \"network.key\"\n").unwrap();
+    let config = with_network(directory.path());
     let (udp, tcp) = (UdpSocket::bind(ANY_PORT).unwrap(), TcpListener::bind(ANY_PORT).unwrap());
-    let start = || serve_with(&udp, &tcp, &["--config", config.to_str().unwrap()]);
+    let start = || serve_with(&udp, &tcp, &["--config", &config]);
     let mut device = Device::towards(udp.local_addr().unwrap(), 7).await;
     let mut first = start();
     for _ in 0..40 {
@@ -108,6 +138,66 @@ async fn each_packet_that_is_sent_during_a_restart_is_counted_and_acknowledged_b
         acknowledged.get() >= 120
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passed_sockets_of_two_addresses_are_both_read_and_each_device_is_answered_from_the_one_it_spoke_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let udp = [ANY_PORT, "127.0.0.2:0"].map(|address| UdpSocket::bind(address).unwrap());
+    let tcp = TcpListener::bind(ANY_PORT).unwrap();
+    let [first, second] = udp.each_ref().map(|socket| socket.local_addr().unwrap());
+    // They hear from the address they speak to, and from no other.
+    let mut devices = [Device::towards(first, 7).await, Device::towards(second, 8).await];
+    // What waits in a socket is answered from there too.
+    for device in &mut devices {
+        device.report(Flags::ACK_REQUEST).await;
+    }
+    let mut child = serve_on_two(&udp, &tcp, directory.path());
+    for device in &mut devices {
+        device.receive().await;
+        device.report(Flags::ACK_REQUEST).await;
+        device.receive().await;
+    }
+    terminate(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passed_sockets_of_one_address_are_both_read_and_every_device_is_answered_from_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (udp, tcp) = (sharing_an_address(), TcpListener::bind(ANY_PORT).unwrap());
+    let listen = udp[0].local_addr().unwrap();
+    // The kernel divides the devices by their addresses.
+    let mut devices = Vec::new();
+    while !udp.iter().all(|socket| socket.peek(&mut [0]).is_ok()) {
+        let mut device = Device::towards(listen, devices.len() as u64 + 1).await;
+        device.report(Flags::ACK_REQUEST).await;
+        devices.push(device);
+    }
+    let mut child = serve_on_two(&udp, &tcp, directory.path());
+    for device in &mut devices {
+        device.receive().await;
+        device.report(Flags::ACK_REQUEST).await;
+        device.receive().await;
+    }
+    let (_, text) = get(&tcp.local_addr().unwrap().to_string(), "/metrics");
+    assert_eq!(sample(&text, "lastroute_udp_datagrams_total{result=\"accepted\"}"), 2 * devices.len() as u64);
+    terminate(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// Two sockets of one address, as ReusePort=yes makes them; to look at them does not wait.
+fn sharing_an_address() -> [UdpSocket; 2] {
+    let bind = |address: SocketAddr| {
+        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None).unwrap();
+        socket.set_reuse_port(true).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket.bind(&address.into()).unwrap();
+        UdpSocket::from(socket)
+    };
+    let first = bind(ANY_PORT.parse().unwrap());
+    let second = bind(first.local_addr().unwrap());
+    [first, second]
 }
 
 #[test]
