@@ -1,7 +1,7 @@
 //! The process is killed, the power goes, or a step fails, at each step of the store: the records of the last checkpoint that
 //! lasts are there, or those of the one that was under way, and never some of both.
 
-use super::testing::{Fleet, Image, Memory, Rows, files, open, write};
+use super::testing::{Fleet, Image, Memory, Rows, files, logged, open, write};
 use super::{Before, Store};
 
 /// What happens in a round of the history: a few devices are heard, now and then one is forgotten.
@@ -121,6 +121,29 @@ fn a_long_file_is_begun_anew_and_goes_on_where_there_is_no_space_for_another() {
     let lengths: Vec<_> = (0..30).map(|_| round(&mut files).1).collect();
     assert!(lengths.iter().any(|length| *length <= 2 * begun), "{lengths:?}");
     assert_eq!(open(&memory).unwrap().1, fleet.rows());
+}
+
+#[test]
+fn that_there_is_no_space_for_another_file_is_said_once_until_there_was_some() {
+    let (memory, fleet) = (Memory::default(), Fleet::default());
+    let mut files = files(&memory);
+    let mut round = |refuse| {
+        memory.refuse_records(refuse);
+        logged(|| {
+            for _ in 0..30 {
+                (0..50).for_each(|id| fleet.hear(id));
+                write(&mut files, &fleet, false).unwrap();
+            }
+        })
+    };
+    assert_eq!(round(false), [""; 0]);
+    for _ in 0..2 {
+        let said = round(true);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].contains("WARN") && said[0].contains("no new file of records can be written"), "{said:?}");
+        assert_eq!(round(true), [""; 0]);
+        assert_eq!(round(false), [""; 0]);
+    }
 }
 
 #[test]

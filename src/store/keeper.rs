@@ -141,3 +141,83 @@ impl Keeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::testing::{Memory, logged};
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::id::DeviceId;
+    use crate::table::TableConfig;
+    use crate::table::route::Application;
+    use crate::wire::tdf::Version;
+
+    fn keeper(memory: &Memory) -> (Keeper, Orders) {
+        let store = Store::on(Path::new("routes"), Box::new(memory.clone()), Box::<Memory>::default()).unwrap();
+        let parts = Parts {
+            table: Arc::new(RouteTable::new(&TableConfig { shards: 4, ..TableConfig::default() })),
+            keys: Arc::default(),
+            clock: Clock::default(),
+            health: Arc::default(),
+            stats: Arc::default(),
+        };
+        Keeper::begin(store, 1, parts, INTERVAL).unwrap()
+    }
+
+    /// Something is to be written.
+    fn change(keeper: &Keeper) {
+        let Parts { table, clock, .. } = &keeper.parts;
+        let version = Version { major: 1, minor: 2, revision: 3, build: 4 };
+        table.register(DeviceId(1), clock.now());
+        assert!(table.set_application(DeviceId(1), Application { id: 5, version }, clock.now()));
+    }
+
+    #[test]
+    fn a_checkpoint_is_due_an_interval_after_the_beginning_of_the_one_before_and_sooner_after_a_failure() {
+        let (mut keeper, _orders) = keeper(&Memory::default());
+        let second = Duration::from_secs(1);
+        assert_eq!([0, 4, 30].map(|took| keeper.pause(took * second)), [INTERVAL; 3]);
+        keeper.is_failing = true;
+        assert_eq!([0, 1, 20].map(|took| keeper.pause(took * second)), [3, 4, 80].map(|seconds| seconds * second));
+    }
+
+    #[test]
+    fn that_nothing_can_be_written_is_said_once_and_that_it_is_over_too() {
+        let memory = Memory::default();
+        let (mut keeper, _orders) = keeper(&memory);
+        change(&keeper);
+        memory.refuse_records(true);
+        let said = logged(|| (0..3).for_each(|_| keeper.write(false, false)));
+        assert!(said.len() == 1 && said[0].contains("ERROR") && said[0].contains("tried again"), "{said:?}");
+        let why = &keeper.parts.health.troubles()[&Part::Records];
+        assert!(why.contains("give the data directory space and rights"), "{why}");
+        memory.refuse_records(false);
+        let said = logged(|| (0..3).for_each(|_| keeper.write(false, false)));
+        assert!(said.len() == 1 && said[0].contains("records are written again records=1"), "{said:?}");
+        assert_eq!((keeper.parts.stats.failures(), keeper.parts.health.troubles().len()), (3, 0));
+    }
+
+    #[test]
+    fn a_stop_that_cannot_write_says_how_much_is_forgotten_also_where_it_was_known_that_nothing_can_be_written() {
+        for is_known in [false, true] {
+            let memory = Memory::default();
+            let (mut keeper, orders) = keeper(&memory);
+            change(&keeper);
+            memory.refuse_records(true);
+            if is_known {
+                keeper.write(false, false);
+            }
+            let written_at = keeper.parts.clock.now().0 - 100_000;
+            keeper.parts.stats.begun(Timestamp(written_at));
+            orders.stop();
+            let said = logged(|| keeper.run());
+            assert!(said.len() == 1 && said[0].contains("ERROR"), "{said:?}");
+            assert!(said[0].contains("the next start goes on as after a kill"), "{said:?}");
+            let seconds = said[0].split("what was heard in the last ").nth(1).and_then(|rest| rest.split(' ').next());
+            let seconds: u64 = seconds.unwrap().parse().unwrap();
+            assert!((100..200).contains(&seconds), "{seconds}");
+        }
+    }
+}

@@ -308,6 +308,29 @@ pub(super) fn kept(count: u64) -> Kept {
     Kept { count, greatest: count as u32, ..Kept::default() }
 }
 
+/// The lines that are logged while `does` runs, without their times.
+pub(super) fn logged(does: impl FnOnce()) -> Vec<String> {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let log = tracing_subscriber::fmt().without_time().with_ansi(false).with_writer(move || writer.clone());
+    tracing::subscriber::with_default(log.finish(), does);
+    let bytes = lines.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Opens the store on a directory.
 pub(super) fn open(memory: &Memory) -> Result<(Store, Rows), OpenError> {
     let store = Store::on(Path::new("routes"), Box::new(memory.clone()), Box::<Memory>::default())?;
