@@ -21,6 +21,8 @@ mod crash_tests;
 #[cfg(test)]
 mod damage_tests;
 #[cfg(test)]
+mod former_tests;
+#[cfg(test)]
 mod testing;
 
 use std::collections::HashSet;

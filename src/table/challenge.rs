@@ -81,13 +81,17 @@ impl RouteTable {
         newest: bool,
     ) -> RouteChange {
         let change = route_change(record.leads_to(packet.path), newest, packet.may_move);
-        let may_move_still = || arrival.answers || step != Step::Late && self.lets_move(record, packet, arrival);
+        let may_move_still = || arrival.answers || step != Step::Late && self.lets_move(record, packet, arrival, step);
         if change == RouteChange::Kept && may_move_still() { RouteChange::Moved } else { change }
     }
 
-    /// Whether nobody answers, and nothing comes from where the route leads.
-    fn lets_move(&self, record: &Record, packet: &Packet<'_>, arrival: &Arrival) -> bool {
-        let silent = if record.is_route_proved(arrival.slot) { SILENT } else { SILENT_UNPROVED };
+    /// Whether nobody answers, and nothing comes from where the route leads. What may be a recording waits as long for a route that
+    /// new packets keep up, though they may move none, as for a proved one: it must not be let in between two of them.
+    fn lets_move(&self, record: &Record, packet: &Packet<'_>, arrival: &Arrival, step: Step) -> bool {
+        let may_be_recorded = !self.proves(step, arrival.gps_time);
+        let holds_long =
+            record.is_route_proved(arrival.slot) || may_be_recorded && record.is_route_borne_out(arrival.slot);
+        let silent = if holds_long { SILENT } else { SILENT_UNPROVED };
         let set_at = record.route_at(arrival.slot);
         // Of a route that was set in the future, before the clock was set back, nobody knows how silent it is.
         set_at.after(silent) <= arrival.at

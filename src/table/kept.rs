@@ -13,7 +13,7 @@ use foldhash::fast::RandomState;
 use serde::{Deserialize, Serialize};
 
 use super::RouteTable;
-use super::record::{Record, bit};
+use super::record::{Cold, Record, bit};
 use super::route::{Application, LastPacket, RelayedRoute, Relaying};
 use super::rules::Slot;
 use crate::auth::keys::KeyRing;
@@ -124,6 +124,9 @@ pub struct KeptDirect {
     pub trust: u8,
     /// A proved packet, or the answer to a challenge, came from there.
     pub proved: bool,
+    /// A proved packet that may not move a route came from there.
+    #[serde(default)]
+    pub borne_out: bool,
 }
 
 /// The relayed slot.
@@ -162,6 +165,9 @@ pub struct KeptWay {
     pub trust: u8,
     /// A proved packet, or the answer to a challenge, came that way.
     pub proved: bool,
+    /// A proved packet that may not move a route came that way.
+    #[serde(default)]
+    pub borne_out: bool,
 }
 
 impl RouteTable {
@@ -286,11 +292,12 @@ impl Record {
                 sequence: route.sequence,
                 trust: route.trust as u8,
                 proved: self.is_route_proved(Slot::Direct),
+                borne_out: self.is_route_borne_out(Slot::Direct),
             }),
             relayed: self.cold.as_ref().map(|cold| KeptRelayed {
                 session: cold.relayed_session.keep(),
                 greatest: cold.relayed_greatest,
-                route: cold.relayed.map(|route| KeptWay::of(&route, cold.relayed_proved)),
+                route: cold.relayed.map(|route| KeptWay::of(&route, cold)),
             }),
             last_route_relayed: self.has(bit::LAST_ROUTE_RELAYED),
             since_move: self.since_move,
@@ -323,7 +330,7 @@ impl Record {
 }
 
 impl KeptWay {
-    fn of(route: &RelayedRoute, proved: bool) -> Self {
+    fn of(route: &RelayedRoute, cold: &Cold) -> Self {
         let Relaying { relay, level, address, sequence, interface, bt, rssi_dbm } = route.through;
         Self {
             relay: relay.0,
@@ -336,7 +343,8 @@ impl KeptWay {
             at: route.received_at.0,
             sequence: route.sequence,
             trust: route.trust as u8,
-            proved,
+            proved: cold.relayed_proved,
+            borne_out: cold.borne_out[1],
         }
     }
 }

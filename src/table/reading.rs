@@ -40,6 +40,11 @@ impl Record {
         }
     }
 
+    /// Whether a proved packet came by the present route of a slot, though the route policy lets it move none.
+    pub(super) fn is_route_borne_out(&self, slot: Slot) -> bool {
+        self.cold.as_ref().is_some_and(|cold| cold.borne_out[slot as usize])
+    }
+
     /// When the route of a slot was set or refreshed last; 0 without one.
     pub(super) fn route_at(&self, slot: Slot) -> Timestamp {
         match slot {

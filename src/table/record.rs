@@ -60,6 +60,8 @@ pub(super) struct Cold {
     pub(super) relayed: Option<RelayedRoute>,
     /// A proved packet that may move a route came by the present relayed route.
     pub(super) relayed_proved: bool,
+    /// A proved packet that may not move a route came by the present route of each slot: direct, relayed.
+    pub(super) borne_out: [bool; 2],
     pub(super) relayed_session: Session,
     pub(super) relayed_greatest: u32,
 }
@@ -443,9 +445,14 @@ impl Record {
             self.set_direct_address(source);
             self.set(bit::DIRECT_TRUST_DEVICE | bit::DIRECT_TRUST_VERIFIED, false);
             self.mark(bit::PROVED_ADDRESS, false);
+            if let Some(cold) = &mut self.cold {
+                cold.borne_out[0] = false;
+            }
         }
         if packet.proves_place() {
             self.mark(bit::PROVED_ADDRESS, true);
+        } else if packet.proves {
+            self.cold.get_or_insert_default().borne_out[0] = true;
         }
         // A refresh never lowers trust; a new route starts without any.
         match packet.trust() {
@@ -472,7 +479,9 @@ impl Record {
                 sequence: packet.sequence,
                 trust: refreshed.map_or(packet.trust(), |route| route.trust.max(packet.trust())),
             });
-            cold.relayed_proved = packet.proves_place() || cold.relayed_proved && refreshed.is_some();
+            let is_refreshed = refreshed.is_some();
+            cold.relayed_proved = packet.proves_place() || cold.relayed_proved && is_refreshed;
+            cold.borne_out[1] = packet.proves && !packet.proves_place() || cold.borne_out[1] && is_refreshed;
         }
         let is_proved = cold.relayed_proved && change != RouteChange::Kept;
         if change != RouteChange::Kept {

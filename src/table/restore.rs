@@ -148,6 +148,9 @@ impl Record {
             self.set(bit::DIRECT_TRUST_DEVICE, trust == Trust::Device);
             self.set(bit::DIRECT_TRUST_VERIFIED, trust == Trust::Verified);
             self.mark(bit::PROVED_ADDRESS, direct.proved);
+            if direct.borne_out {
+                self.cold.get_or_insert_default().borne_out[0] = true;
+            }
         }
         let Some(relayed) = &kept.relayed else { return };
         let cold = self.cold.get_or_insert_default();
@@ -155,6 +158,7 @@ impl Record {
         cold.relayed_greatest = relayed.greatest;
         cold.relayed = relayed.route.as_ref().map(KeptWay::route);
         cold.relayed_proved = relayed.route.is_some_and(|route| route.proved);
+        cold.borne_out[1] = relayed.route.is_some_and(|route| route.borne_out);
     }
 
     fn restore_packet(&mut self, last: &KeptPacket) {

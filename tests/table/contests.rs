@@ -190,6 +190,40 @@ fn r6_a_route_that_is_not_silent_is_moved_by_no_number_of_unanswered_challenges(
 }
 
 #[test]
+fn r6_between_two_packets_that_may_move_no_route_no_recording_is_let_in() {
+    for (present, elsewhere) in [(from(1000), from(2000)), (Way::Relayed(90), Way::Relayed(91))] {
+        let table = table();
+        let doubtful = |second, sequence| Sent { may_move: false, ..fresh(second, sequence, present) };
+        let recording = |number, way, second| {
+            let sent = match number % 2 {
+                0 => boot_without_time(number, way),
+                _ => Sent { gps_time: START - 1000, ..fresh(0, 5000 + number, way) },
+            };
+            let heard = hear(&table, sent, second);
+            assert_eq!(heard.step, Step::Unproven);
+            ask(&table, way, second);
+            heard.change
+        };
+        for number in 0..50 {
+            let second = u32::from(number) * 90;
+            hear(&table, doubtful(second, number), second);
+            assert!(!table.send_route(ID, at(second)).unwrap().proved);
+            for (count, later) in [(0, 65), (1, 80)] {
+                assert_eq!(recording(2 * number + count, elsewhere, second + later), RouteChange::Kept, "{number}");
+            }
+        }
+        let silent = 49 * 90 + HOUR;
+        assert_eq!(recording(200, elsewhere, silent - 11), RouteChange::Kept);
+        assert_eq!(recording(201, elsewhere, silent), RouteChange::Moved, "as if it was proved");
+        // What moved it that way bears nothing out.
+        for (number, later) in [(202, 30), (203, 40), (204, 50)] {
+            assert_eq!(recording(number, present, silent + later), RouteChange::Kept, "{number}");
+        }
+        assert_eq!(recording(205, present, silent + 60), RouteChange::Moved);
+    }
+}
+
+#[test]
 fn r6_a_late_packet_moves_no_silent_route() {
     let table = table();
     hear(&table, fresh(0, 1, from(1000)), 0);

@@ -152,6 +152,29 @@ fn r10_a_table_comes_back_as_it_was_and_judges_the_next_packets_as_the_first_wou
 }
 
 #[test]
+fn r10_a_route_that_packets_keep_up_which_may_move_none_stays_so() {
+    for (present, elsewhere) in [("192.0.2.1:1", "192.0.2.1:2"), ("[2001:db8::1]:1", "[2001:db8::1]:2")] {
+        let keeps_up = Sent { may_move: false, ..fresh(0, 1, from(present)) };
+        let is_a_boot = Sent::new(NO_TIME_START, 0, from(present)).boot();
+        for (sent, expected) in [(keeps_up, RouteChange::Kept), (is_a_boot, RouteChange::Moved)] {
+            let (first, keys) = (table(3, None), ring(1));
+            hear(&first, sent, 0);
+            let mut store = Store::new();
+            write(&first, &keys, &mut store);
+            let second = restored(&store, &keys, 3, Some(first.next_generation()));
+            let recording = |number| {
+                let deaf = Sent::new(NO_TIME_START, number, from(elsewhere));
+                Sent { flags: Flags::SINGLE_TX, entropy: number, ..deaf }
+            };
+            for number in 1..4 {
+                hear(&second, recording(number), 30 + u32::from(number) * 10);
+            }
+            assert_eq!(hear(&second, recording(4), 90).change, expected, "{present}");
+        }
+    }
+}
+
+#[test]
 fn r10_a_window_comes_back_as_all_seen() {
     let (first, keys) = (table(3, None), ring(1));
     hear(&first, fresh(0, 1, from("192.0.2.1:1")), 0);

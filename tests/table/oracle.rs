@@ -299,6 +299,11 @@ impl History {
         self.on_present_route(direct).any(|one| one.proves && one.sent.may_move || one.answered)
     }
 
+    /// Whether a proved packet that may not move a route came by the present one of a slot.
+    pub(super) fn is_borne_out(&self, direct: bool) -> bool {
+        self.on_present_route(direct).any(|one| one.proves && !one.sent.may_move && !one.answered)
+    }
+
     /// Whether the route moved after the first `n` counted packets.
     pub(super) fn moved_since(&self, n: usize) -> bool {
         let mut counted = 0;
@@ -405,7 +410,11 @@ impl History {
             return RouteChange::Refreshed;
         }
         let is_entitled = proves && sent.may_move && sent.gps_time >= self.greatest(sent);
-        if answered || is_entitled || self.is_let_in(sent, step, at) { RouteChange::Moved } else { RouteChange::Kept }
+        if answered || is_entitled || self.is_let_in(sent, (step, proves), at) {
+            RouteChange::Moved
+        } else {
+            RouteChange::Kept
+        }
     }
 
     /// Packets that set or refreshed the route of a slot.

@@ -152,11 +152,12 @@ impl History {
     }
 
     /// R6b: whether a packet from elsewhere moves the route because nobody answers.
-    pub(super) fn is_let_in(&self, sent: &Sent, step: Step, now: Timestamp) -> bool {
+    pub(super) fn is_let_in(&self, sent: &Sent, (step, proves): (Step, bool), now: Timestamp) -> bool {
         let direct = sent.is_direct();
         let Some(route) = self.on_route(direct).last() else { return false };
         let (count, last) = self.unanswered(direct);
-        let silence = if self.is_proved(direct) { 3_600_000 } else { 60_000 };
+        let holds_long = self.is_proved(direct) || !proves && self.is_borne_out(direct);
+        let silence = if holds_long { 3_600_000 } else { 60_000 };
         step != Step::Late
             && count >= 3
             && last.is_some_and(|last| last.0.abs_diff(now.0) >= 10_000)
