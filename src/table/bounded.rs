@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::RandomState;
 
-use super::index::{Found, Index};
+use crate::devices::index::{Found, Index};
 use crate::id::DeviceId;
 
 /// One `T` for each of at most so many devices.

@@ -10,14 +10,10 @@ pub mod accept;
 pub mod ages;
 pub mod bounded;
 mod challenge;
-mod chunks;
 pub mod contest;
-mod devices;
 pub mod heard;
-mod index;
 pub mod kept;
 mod packet;
-mod prefetch;
 mod queue;
 mod reading;
 mod record;
@@ -37,11 +33,11 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 use foldhash::fast::RandomState;
 
 use crate::clock::Timestamp;
+use crate::devices::Devices;
 use crate::id::{Cursor, DeviceId};
 use crate::wire::frame::Flags;
 use bounded::Bounded;
 use contest::Contest;
-use devices::Devices;
 pub use packet::Packet;
 use record::{Record, Routed, bit};
 use route::{Application, Counted, Outcome, Snapshot};
@@ -313,17 +309,17 @@ impl RouteTable {
     /// Fetches the records of a batch of devices into the caches, for [`Self::record`] to find them there, and whose they are if
     /// that is not the same of all. The ids may be claims that nobody has proved.
     pub fn prefetch(&self, ids: &[DeviceId]) {
-        prefetch::fetch(&self.records, ids);
+        self.records.prefetch(ids);
         if self.organisation.load(Ordering::Relaxed) == SEVERAL {
             // Whose a device is will be asked of each packet (rule R8).
-            prefetch::fetch(&self.registered, ids);
+            self.registered.prefetch(ids);
         }
     }
 
     /// As [`Self::prefetch`], for [`Self::register`] and [`Self::restore`].
     pub fn prefetch_all(&self, ids: &[DeviceId]) {
-        prefetch::fetch(&self.records, ids);
-        prefetch::fetch(&self.registered, ids);
+        self.records.prefetch(ids);
+        self.registered.prefetch(ids);
     }
 
     /// Rule R5 after an unclean stop: from now on a packet moves a route, proves an address and releases downlinks by its time

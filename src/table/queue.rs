@@ -1,6 +1,6 @@
 //! A heap out of which any entry can be taken, and which moves nothing when it grows.
 
-use super::chunks::Chunks;
+use crate::devices::chunks::Chunks;
 
 /// The least entry first.
 #[derive(Debug)]

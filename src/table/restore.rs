@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
 use super::RouteTable;
-use super::devices::Place;
 use super::kept::{Kept, KeptPacket, KeptWay};
 use super::record::{CLASS, Record, STEP, bit};
 use super::route::{Application, RelayedRoute, Relaying, Trust, canonical};
@@ -13,6 +12,7 @@ use super::rules::{Session, Step};
 use super::unregistered::Queued;
 use crate::auth::keys::KeyRing;
 use crate::clock::Timestamp;
+use crate::devices::Place;
 use crate::id::{DeviceId, KeyId};
 use crate::wire::container::{BtAddress, RouteInterface};
 use crate::wire::frame::Level;

@@ -1,10 +1,10 @@
-//! Fetching the records of a whole batch into the caches before the first packet of it is judged.
+//! Fetching the values of a whole batch of devices into the caches before the first packet of it is looked at.
 //!
-//! A fleet of any size leaves the caches between two packets of a device, so that finding its record waits for memory twice,
-//! for the index and for the record. Asked for in advance, the records of a batch arrive together.
+//! A fleet of any size leaves the caches between two packets of a device, so that finding its value waits for memory twice,
+//! for the index and for the value. Asked for in advance, the values of a batch arrive together.
 #![allow(unsafe_code, reason = "a hint to the processor, and reading the addresses to give it, have no safe form")]
 
-use super::devices::Devices;
+use super::Devices;
 use crate::id::DeviceId;
 
 /// Asks for what there is of `ids`. What is not there costs a little and does no harm.

@@ -1,9 +1,13 @@
 //! One value for each of millions of devices, in shards that are locked each by itself.
 //!
-//! In a shard the values lie in chunks ([`super::chunks`]), each with its id, and an index beside them says where
-//! ([`super::index`]). So a device that is added moves nothing: a chunk is begun now and then, and the index, of a few bytes a
+//! In a shard the values lie in chunks ([`chunks`]), each with its id, and an index beside them says where
+//! ([`index`]). So a device that is added moves nothing: a chunk is begun now and then, and the index, of a few bytes a
 //! device, is made anew each time that there are half as many again. Nobody may remember where a value is: when one is removed,
 //! another one takes its place.
+
+pub(crate) mod chunks;
+pub(crate) mod index;
+mod prefetch;
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -11,13 +15,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use foldhash::fast::RandomState;
 
-use super::chunks::Chunks;
-use super::index::{Found, Index};
 use crate::id::DeviceId;
+use chunks::Chunks;
+use index::{Found, Index};
 
 /// A `T` for each of any number of devices.
 #[derive(Debug)]
-pub(super) struct Devices<T> {
+pub(crate) struct Devices<T> {
     hasher: RandomState,
     shards: Box<[Shard<T>]>,
     /// Where the index of each shard is.
@@ -51,20 +55,20 @@ struct Aim {
 
 impl<T> Devices<T> {
     /// Nothing yet, in so many shards: a power of two, and at least 2.
-    pub(super) fn new(shards: usize) -> Self {
+    pub(crate) fn new(shards: usize) -> Self {
         let shards = 0..shards.next_power_of_two().max(2);
         let aims = shards.clone().map(|_| Aim::default()).collect();
         Self { hasher: RandomState::default(), shards: shards.map(|_| Shard::new()).collect(), aims }
     }
 
     /// Locks the shard of a device, whether there is anything of it or not.
-    pub(super) fn lock(&self, id: DeviceId) -> Place<'_, T> {
+    pub(crate) fn lock(&self, id: DeviceId) -> Place<'_, T> {
         let hash = self.hash(id);
         Place { id, hash, devices: self, contents: self.shards[self.shard(hash)].lock() }
     }
 
     /// A copy of the value of a device.
-    pub(super) fn copy(&self, id: DeviceId) -> Option<T>
+    pub(crate) fn copy(&self, id: DeviceId) -> Option<T>
     where
         T: Copy,
     {
@@ -72,12 +76,12 @@ impl<T> Devices<T> {
     }
 
     /// Whether there is a value of a device.
-    pub(super) fn has(&self, id: DeviceId) -> bool {
+    pub(crate) fn has(&self, id: DeviceId) -> bool {
         self.lock(id).find().is_some()
     }
 
     /// Gives a device a value, whether it has one or not.
-    pub(super) fn set(&self, id: DeviceId, value: T) {
+    pub(crate) fn set(&self, id: DeviceId, value: T) {
         let mut place = self.lock(id);
         match place.find_mut() {
             Some(present) => *present = value,
@@ -86,18 +90,24 @@ impl<T> Devices<T> {
     }
 
     /// How many values there are. Locks all shards, one after the other.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().entries.len()).sum()
     }
 
     /// A look at all values, a piece at a time.
-    pub(super) const fn walk(&self) -> Walk<'_, T> {
+    pub(crate) const fn walk(&self) -> Walk<'_, T> {
         Walk { shards: &self.shards, shard: 0, chunk: 0 }
+    }
+
+    /// Fetches the values of a batch of devices into the caches, for them to be found there. What is not there costs a little and
+    /// does no harm.
+    pub(crate) fn prefetch(&self, ids: &[DeviceId]) {
+        prefetch::fetch(self, ids);
     }
 
     /// Tells `fetch` where the search for a device begins: its shard, and a place of the index there. Locks nothing; nothing need
     /// be there any more.
-    pub(super) fn aim(&self, id: DeviceId, fetch: impl Fn(*const u8)) {
+    fn aim(&self, id: DeviceId, fetch: impl Fn(*const u8)) {
         let hash = self.hash(id);
         let shard = self.shard(hash);
         fetch(std::ptr::from_ref(&self.shards[shard]).cast());
@@ -108,7 +118,7 @@ impl<T> Devices<T> {
 
     /// Tells `fetch` where the value of a device is and of how many bytes; once in thousands of times that of another one. A
     /// shard that is in use is skipped rather than waited for.
-    pub(super) fn entry(&self, id: DeviceId, fetch: impl Fn(*const u8, usize)) {
+    fn entry(&self, id: DeviceId, fetch: impl Fn(*const u8, usize)) {
         let hash = self.hash(id);
         let Some(contents) = self.shards[self.shard(hash)].try_lock() else { return };
         if let Some(found) = contents.index.find(hash, |_| true) {
@@ -153,7 +163,7 @@ impl<T> Contents<T> {
 
 /// The place of one device, whether there is a value or not. While it is held, its shard is locked.
 #[derive(Debug)]
-pub(super) struct Place<'a, T> {
+pub(crate) struct Place<'a, T> {
     id: DeviceId,
     hash: u64,
     devices: &'a Devices<T>,
@@ -162,19 +172,19 @@ pub(super) struct Place<'a, T> {
 
 impl<T> Place<'_, T> {
     /// The value.
-    pub(super) fn find(&self) -> Option<&T> {
+    pub(crate) fn find(&self) -> Option<&T> {
         let found = self.contents.find(self.hash, self.id)?;
         Some(&self.contents.entries.at(found.position).value)
     }
 
     /// The value, to change it.
-    pub(super) fn find_mut(&mut self) -> Option<&mut T> {
+    pub(crate) fn find_mut(&mut self) -> Option<&mut T> {
         let found = self.contents.find(self.hash, self.id)?;
         Some(&mut self.contents.entries.at_mut(found.position).value)
     }
 
     /// Puts a value where none is.
-    pub(super) fn insert(&mut self, value: T) -> &mut T {
+    pub(crate) fn insert(&mut self, value: T) -> &mut T {
         self.make_room();
         let Contents { index, entries } = &mut *self.contents;
         let position = entries.add(Entry { id: self.id, value });
@@ -183,7 +193,7 @@ impl<T> Place<'_, T> {
     }
 
     /// Takes the value away.
-    pub(super) fn remove(&mut self) -> Option<T> {
+    pub(crate) fn remove(&mut self) -> Option<T> {
         let found = self.contents.find(self.hash, self.id)?;
         let Contents { index, entries } = &mut *self.contents;
         let hash_of = |position| self.devices.hash(entries.at(position).id);
@@ -211,7 +221,7 @@ impl<T> Place<'_, T> {
 
 /// A look at all values. Those that are there all the while are seen once.
 #[derive(Debug)]
-pub(super) struct Walk<'a, T> {
+pub(crate) struct Walk<'a, T> {
     shards: &'a [Shard<T>],
     shard: usize,
     chunk: usize,
@@ -219,7 +229,7 @@ pub(super) struct Walk<'a, T> {
 
 impl<T> Walk<'_, T> {
     /// Shows the next piece, a chunk of one shard, which is locked meanwhile; false at the end.
-    pub(super) fn next(&mut self, mut each: impl FnMut(DeviceId, &T)) -> bool {
+    pub(crate) fn next(&mut self, mut each: impl FnMut(DeviceId, &T)) -> bool {
         while let Some(shard) = self.shards.get(self.shard) {
             if let Some(entries) = shard.lock().entries.chunk(self.chunk) {
                 self.chunk += 1;
@@ -238,7 +248,6 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::record::Record;
     use super::*;
 
     /// Of which a chunk holds four, so that a few dozen are many chunks.
@@ -365,7 +374,7 @@ mod tests {
                 scope.spawn(move || {
                     for round in 0..20 {
                         let ids: Vec<_> = (first..first + 1000).map(DeviceId).collect();
-                        super::super::prefetch::fetch(devices, &ids);
+                        devices.prefetch(&ids);
                         ids.iter().for_each(|id| _ = devices.lock(*id).insert(round));
                         for id in ids {
                             assert_eq!(devices.lock(id).remove(), Some(round));
@@ -385,8 +394,8 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_is_one_cache_line_and_an_entry_holds_nothing_but_the_id_and_the_record() {
-        assert_eq!(size_of::<Shard<Record>>(), 64);
-        assert_eq!(size_of::<Entry<Record>>(), size_of::<DeviceId>() + size_of::<Record>());
+    fn a_shard_is_one_cache_line_and_an_entry_holds_nothing_but_the_id_and_the_value() {
+        assert_eq!(size_of::<Shard<Large>>(), 64);
+        assert_eq!(size_of::<Entry<Large>>(), size_of::<DeviceId>() + size_of::<Large>());
     }
 }

@@ -7,35 +7,35 @@
 
 /// Places of which nobody knows the list they lead to. Free places are 0.
 #[derive(Debug)]
-pub(super) struct Index(Box<[u32]>);
+pub(crate) struct Index(Box<[u32]>);
 
 /// An entry that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(crate) struct Found {
     place: usize,
     /// The position that it holds.
-    pub(super) position: usize,
+    pub(crate) position: usize,
 }
 
 impl Index {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Box::default())
     }
 
     /// An index of `len` hashes and positions, with room for half as many again and a few.
-    pub(super) fn of(len: usize, entries: impl Iterator<Item = (u64, usize)>) -> Self {
+    pub(crate) fn of(len: usize, entries: impl Iterator<Item = (u64, usize)>) -> Self {
         let mut index = Self(vec![0; len / 8 * 15 + 15].into());
         entries.for_each(|(hash, position)| index.insert(hash, position));
         index
     }
 
     /// Whether there is room for one more beside `len` entries: at most four of five places are taken, or searches would get long.
-    pub(super) fn has_room(&self, len: usize) -> bool {
+    pub(crate) fn has_room(&self, len: usize) -> bool {
         len < self.0.len() / 5 * 4
     }
 
     /// The entry with this hash whose position `is_it`. Other positions are asked for in vain once in a thousand times or less.
-    pub(super) fn find(&self, hash: u64, mut is_it: impl FnMut(usize) -> bool) -> Option<Found> {
+    pub(crate) fn find(&self, hash: u64, mut is_it: impl FnMut(usize) -> bool) -> Option<Found> {
         let (layout, mut place) = (self.layout(), self.home(hash));
         loop {
             match *self.0.get(place)? {
@@ -49,7 +49,7 @@ impl Index {
     }
 
     /// Adds an entry. There must be room, also for as many entries as its position says.
-    pub(super) fn insert(&mut self, hash: u64, position: usize) {
+    pub(crate) fn insert(&mut self, hash: u64, position: usize) {
         let mut place = self.home(hash);
         while self.0[place] != 0 {
             place = self.after(place);
@@ -58,14 +58,14 @@ impl Index {
     }
 
     /// Gives the entry with this hash and position another position.
-    pub(super) fn change(&mut self, hash: u64, from: usize, to: usize) {
+    pub(crate) fn change(&mut self, hash: u64, from: usize, to: usize) {
         if let Some(found) = self.find(hash, |position| position == from) {
             self.0[found.place] = self.layout().entry(hash, to);
         }
     }
 
     /// Takes an entry out. What was placed behind it for want of room moves up: `hash_of` tells the hash of a position.
-    pub(super) fn remove(&mut self, found: Found, hash_of: impl Fn(usize) -> u64) {
+    pub(crate) fn remove(&mut self, found: Found, hash_of: impl Fn(usize) -> u64) {
         let (layout, mut free) = (self.layout(), found.place);
         let mut place = self.after(free);
         while self.0[place] != 0 {
@@ -80,12 +80,12 @@ impl Index {
     }
 
     /// How many places there are.
-    pub(super) fn places(&self) -> &[u32] {
+    pub(crate) fn places(&self) -> &[u32] {
         &self.0
     }
 
     /// The place where a search begins in an index of so many.
-    pub(super) const fn home_among(hash: u64, places: usize) -> usize {
+    pub(crate) const fn home_among(hash: u64, places: usize) -> usize {
         // The upper half of the hash chooses the shard.
         ((hash as u32 as u64 * places as u64) >> 32) as usize
     }

@@ -8,7 +8,7 @@ const BYTES: usize = 32 << 10;
 
 /// Values in chunks, each at a position.
 #[derive(Debug)]
-pub(super) struct Chunks<T> {
+pub(crate) struct Chunks<T> {
     chunks: Vec<Vec<T>>,
     len: u32,
     /// All chunks before this one are full.
@@ -17,29 +17,29 @@ pub(super) struct Chunks<T> {
 
 impl<T> Chunks<T> {
     /// Values in a full chunk, a power of two.
-    pub(super) const EACH: usize = 1 << (BYTES / size_of::<T>()).ilog2();
+    pub(crate) const EACH: usize = 1 << (BYTES / size_of::<T>()).ilog2();
 
-    pub(super) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { chunks: Vec::new(), len: 0, full: 0 }
     }
 
     /// How many values there are.
-    pub(super) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.len as usize
     }
 
     /// The value at a position.
-    pub(super) fn at(&self, position: usize) -> &T {
+    pub(crate) fn at(&self, position: usize) -> &T {
         &self.chunks[position / Self::EACH][position % Self::EACH]
     }
 
     /// As [`Self::at`].
-    pub(super) fn at_mut(&mut self, position: usize) -> &mut T {
+    pub(crate) fn at_mut(&mut self, position: usize) -> &mut T {
         &mut self.chunks[position / Self::EACH][position % Self::EACH]
     }
 
     /// Adds a value, and returns its position: no greater than the greatest number of values that there ever were before.
-    pub(super) fn add(&mut self, value: T) -> usize {
+    pub(crate) fn add(&mut self, value: T) -> usize {
         let mut number = self.full as usize;
         while self.chunks.get(number).is_some_and(|chunk| chunk.len() == Self::EACH) {
             number += 1;
@@ -58,13 +58,13 @@ impl<T> Chunks<T> {
     }
 
     /// The position of the value that takes the place of another one if that is taken out.
-    pub(super) fn behind(&self, position: usize) -> usize {
+    pub(crate) fn behind(&self, position: usize) -> usize {
         let number = position / Self::EACH;
         number * Self::EACH + self.chunks[number].len() - 1
     }
 
     /// Takes a value out.
-    pub(super) fn take(&mut self, position: usize) -> T {
+    pub(crate) fn take(&mut self, position: usize) -> T {
         let number = position / Self::EACH;
         (self.full, self.len) = (self.full.min(number as u32), self.len - 1);
         let chunk = &mut self.chunks[number];
@@ -76,12 +76,12 @@ impl<T> Chunks<T> {
     }
 
     /// The values of a chunk; `None` behind the last one.
-    pub(super) fn chunk(&self, number: usize) -> Option<&[T]> {
+    pub(crate) fn chunk(&self, number: usize) -> Option<&[T]> {
         self.chunks.get(number).map(Vec::as_slice)
     }
 
     /// All values, each with its position.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
         self.chunks.iter().zip((0..).step_by(Self::EACH)).flat_map(|(chunk, first)| (first..).zip(chunk))
     }
 }
