@@ -5,13 +5,12 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::derive::Salt;
 use crate::clock::Timestamp;
+use crate::devices::{Devices, Place};
 use crate::id::{DeviceId, KeyId};
 use crate::wire::container::RouteInterface;
 
@@ -209,6 +208,12 @@ impl DeviceKeys {
         self.all().find(known).or_else(|| self.all().find(open)).map(|key| &key.root)
     }
 
+    /// Those of no device.
+    const fn wiped() -> Self {
+        let primary = DeviceKey { key_id: None, root: RootKey([0; 32]) };
+        Self { primary, secondary: None, kept: None }
+    }
+
     fn all(&self) -> impl Iterator<Item = &DeviceKey> {
         std::iter::once(&self.primary).chain(self.secondary.as_deref())
     }
@@ -266,7 +271,7 @@ impl Networks {
 #[derive(Debug)]
 pub struct KeyRing {
     networks: RwLock<Networks>,
-    devices: DashMap<DeviceId, DeviceKeys, foldhash::fast::RandomState>,
+    devices: Devices<DeviceKeys>,
     /// Changes when a network's key is set or a key is replaced or removed, so that caches know to forget. Not with a
     /// device's first key: no cache knows anything of a device that has none, and fleets come in while packets do.
     generation: AtomicU64,
@@ -274,14 +279,14 @@ pub struct KeyRing {
     unusual_days: AtomicU64,
 }
 
-/// Parts of the map of devices that are locked each by itself: as many as the table has, since growing one stalls packets.
+/// Shards of the keys of devices: as many as the table has, since making the index of one anew stalls packets.
 const SHARDS: usize = 1024;
 
 impl Default for KeyRing {
     fn default() -> Self {
         Self {
             networks: RwLock::default(),
-            devices: DashMap::with_hasher_and_shard_amount(Default::default(), SHARDS),
+            devices: Devices::new(SHARDS),
             generation: AtomicU64::default(),
             unusual_days: AtomicU64::default(),
         }
@@ -330,44 +335,53 @@ impl KeyRing {
     /// Adds or replaces the keys of a device.
     pub fn set_device(&self, id: DeviceId, primary: DeviceKey, secondary: Option<DeviceKey>) {
         let keys = DeviceKeys { primary, secondary: secondary.map(Box::new), kept: None };
-        match self.devices.entry(id) {
-            Entry::Vacant(vacant) => drop(vacant.insert(keys)),
-            Entry::Occupied(mut occupied) => {
-                occupied.insert(keys);
+        let mut place = self.devices.lock(id);
+        match place.find_mut() {
+            None => _ = place.insert(keys),
+            Some(present) => {
+                *present = keys;
                 // Under the lock, so that `keep_day_key` sees the new keys and the new generation together.
                 self.changed();
             }
         }
     }
 
+    /// Fetches the keys of a batch of devices into the caches, for [`Self::set_device`].
+    pub fn prefetch(&self, ids: &[DeviceId]) {
+        self.devices.prefetch(ids);
+    }
+
     /// Forgets the keys of a device.
     pub fn remove_device(&self, id: DeviceId) {
-        // Under the lock here too: the device may be back, with another key, at once.
-        self.devices.remove_if(&id, |_, _| {
+        let mut place = self.devices.lock(id);
+        if let Some(present) = place.find_mut() {
+            // Wiped where they are: what is taken out would be a copy.
+            *present = DeviceKeys::wiped();
+            place.remove();
+            // Under the lock here too: the device may be back, with another key, at once.
             self.changed();
-            true
-        });
+        }
     }
 
     /// Whether a device key is known for the device.
     pub fn has_device(&self, id: DeviceId) -> bool {
-        self.devices.contains_key(&id)
+        self.devices.has(id)
     }
 
     /// Whether this is one of the root keys of the device.
     pub fn has_root(&self, device: DeviceId, root: &RootKey) -> bool {
-        self.devices.get(&device).is_some_and(|keys| keys.all().any(|key| key.root.bytes() == root.bytes()))
+        self.devices.lock(device).find().is_some_and(|keys| keys.all().any(|key| key.root.bytes() == root.bytes()))
     }
 
     /// Whether a device is known to have a key with this id.
     pub fn is_known_key_id(&self, device: DeviceId, key_id: KeyId) -> bool {
-        self.devices.get(&device).is_some_and(|keys| keys.all().any(|key| key.key_id == Some(key_id)))
+        self.devices.lock(device).find().is_some_and(|keys| keys.all().any(|key| key.key_id == Some(key_id)))
     }
 
     /// The key id to seal a downlink with at device level: the primary one, else the secondary one. `None` if no key of the
     /// device is known, or no key id: those that are not given are learned from the first frame that opens.
     pub fn downlink_key_id(&self, device: DeviceId) -> Option<KeyId> {
-        self.devices.get(&device).and_then(|keys| keys.all().find_map(|key| key.key_id))
+        self.devices.lock(device).find().and_then(|keys| keys.all().find_map(|key| key.key_id))
     }
 
     fn networks(&self) -> RwLockReadGuard<'_, Networks> {
@@ -378,18 +392,16 @@ impl KeyRing {
         self.networks().keys.get(&id).cloned()
     }
 
-    pub(super) fn device(&self, id: DeviceId) -> Option<dashmap::mapref::one::Ref<'_, DeviceId, DeviceKeys>> {
-        self.devices.get(&id)
+    /// Where the keys of a device are, locked meanwhile.
+    pub(super) fn device(&self, id: DeviceId) -> Place<'_, DeviceKeys> {
+        self.devices.lock(id)
     }
 
     /// Remembers the UDP key of the day, after a frame opened with it; settles a key id that was not known yet. Nothing of
     /// it if a key was changed since `generation`.
     pub(super) fn keep_day_key(&self, device: DeviceId, key_id: KeyId, day: u32, key: DayKey, generation: u64) {
-        let Some(mut keys) = self.devices.get_mut(&device) else { return };
-        if self.generation() != generation {
-            return;
-        }
-        let keys = &mut *keys;
+        let mut place = self.devices.lock(device);
+        let Some(keys) = place.find_mut().filter(|_| self.generation() == generation) else { return };
         let mut all = std::iter::once(&mut keys.primary).chain(keys.secondary.as_deref_mut());
         if !all.by_ref().any(|key| key.key_id == Some(key_id)) {
             let mut all = std::iter::once(&mut keys.primary).chain(keys.secondary.as_deref_mut());
@@ -430,7 +442,8 @@ mod tests {
         let ring = KeyRing::default();
         ring.set_network(KeyId::from_le_bytes([1, 0, 0]), root.clone());
         ring.set_device(DeviceId(1), DeviceKey { key_id: None, root: root.clone() }, None);
-        let text = format!("{pair:?} {root:?} {:?} {ring:?}", root.day_key(Interface::Udp, 1));
+        let place = ring.device(DeviceId(1));
+        let text = format!("{pair:?} {root:?} {:?} {ring:?} {:?}", root.day_key(Interface::Udp, 1), place.find());
         assert!(!text.contains("171") && !text.contains("ab, ab") && text.contains("***"), "{text}");
     }
 

@@ -7,14 +7,13 @@ pub mod identity;
 pub mod keys;
 pub mod nonce;
 
-use dashmap::mapref::one::MappedRef;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
 use crate::clock::{SECONDS_PER_DAY, Timestamp};
 use crate::id::{DeviceId, KeyId};
 use crate::metrics::Disposition;
 use crate::wire::frame::{Frame, Header, Layout, Level};
-use keys::{Day, DayKey, DeviceKeys, Interface, KeyRing, NetworkInfo, RootKey};
+use keys::{Day, DayKey, Interface, KeyRing, NetworkInfo, RootKey};
 
 /// First and last key day of a device that has no time: its clock starts at 2020-01-01 and it may run for 366 days
 /// (rule R3).
@@ -284,26 +283,27 @@ impl Authenticator {
 }
 
 /// What a ring has under the name of a key.
-enum Held<'a> {
+enum Held {
     /// The key itself.
-    Key(MappedRef<'a, DeviceId, DeviceKeys, DayKey>),
+    Key(DayKey),
     /// The root that it is to be derived from, and whose network that is.
     Root(RootKey, Option<NetworkInfo>),
 }
 
 impl KeyRing {
-    fn held(&self, name: &KeyName) -> Result<Held<'_>, Refusal> {
+    fn held(&self, name: &KeyName) -> Result<Held, Refusal> {
         match name.owner {
             Owner::Network(id) => {
                 let (root, info) = self.network_root(id).ok_or(Refusal::UnknownNetwork(id))?;
                 Ok(Held::Root(root, Some(info)))
             }
             Owner::Device(device_id, key_id) => {
-                let keys = self.device(device_id).ok_or(Refusal::UnknownDevice(device_id))?;
+                let place = self.device(device_id);
+                let keys = place.find().ok_or(Refusal::UnknownDevice(device_id))?;
                 let is_udp = name.interface == Interface::Udp;
-                match keys.try_map(|keys| keys.kept_day_key(key_id, name.day).filter(|_| is_udp)) {
-                    Ok(key) => Ok(Held::Key(key)),
-                    Err(keys) => {
+                match keys.kept_day_key(key_id, name.day).filter(|_| is_udp) {
+                    Some(key) => Ok(Held::Key(key.clone())),
+                    None => {
                         let root = keys.root(key_id).ok_or(Refusal::UnknownKey { device_id, key_id })?;
                         Ok(Held::Root(root.clone(), None))
                     }
@@ -459,7 +459,7 @@ mod tests {
         let layout = Layout::Unversioned;
         authenticator.seal(&ring, &answer, layout, Interface::Udp, b"hello", &mut out).unwrap();
         assert_eq!(out, sealed(&root, &answer));
-        let kept = |day| ring.device(DeviceId(5)).unwrap().kept_day_key(NETWORK, day).is_some();
+        let kept = |day| ring.device(DeviceId(5)).find().unwrap().kept_day_key(NETWORK, day).is_some();
         assert_eq!((kept(14_605), kept(answer.rotation())), (true, false));
     }
 
@@ -471,7 +471,8 @@ mod tests {
         let generation = ring.generation();
         ring.set_device(DeviceId(5), DeviceKey { key_id: None, root: new }, None);
         ring.keep_day_key(DeviceId(5), NETWORK, 1, old.day_key(Interface::Udp, 1), generation);
-        let keys = ring.device(DeviceId(5)).unwrap();
+        let place = ring.device(DeviceId(5));
+        let keys = place.find().unwrap();
         assert!(keys.kept_day_key(NETWORK, 1).is_none());
         assert!(keys.root(KeyId::from_le_bytes([1, 1, 1])).is_some(), "the key id is still to be learned");
     }

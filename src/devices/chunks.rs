@@ -68,7 +68,10 @@ impl<T> Chunks<T> {
         let number = position / Self::EACH;
         (self.full, self.len) = (self.full.min(number as u32), self.len - 1);
         let chunk = &mut self.chunks[number];
-        let taken = chunk.swap_remove(position % Self::EACH);
+        let last = chunk.len() - 1;
+        // Swapped, so that no copy of the one that moves stays behind the end.
+        chunk.swap(position % Self::EACH, last);
+        let taken = chunk.swap_remove(last);
         if chunk.is_empty() {
             *chunk = Vec::new();
         }

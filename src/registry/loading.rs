@@ -84,6 +84,8 @@ impl Devices {
             }
             let ids: Vec<_> = known.iter().map(|known| known.device_id).collect();
             live.table.prefetch_all(&ids);
+            let keyed = known.iter().filter(|known| known.keys.is_some());
+            live.keys.prefetch(&keyed.map(|known| known.device_id).collect::<Vec<_>>());
             known.into_iter().for_each(|known| self.enter(known, live));
         }
     }
