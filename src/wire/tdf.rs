@@ -125,7 +125,7 @@ impl<'a> Readings<'a> {
     }
 
     /// What follows the two bytes of a reading's header.
-    #[inline]
+    #[inline(always)]
     fn read(&mut self, header: u16) -> Result<Reading<'a>, TdfError> {
         let id = header & 0x0fff;
         let cut = TdfError::Cut { id };
@@ -148,7 +148,7 @@ impl<'a> Readings<'a> {
     }
 
     /// The time of a reading. Every time but none moves the base.
-    #[inline]
+    #[inline(always)]
     fn time(&mut self, id: u16, kind: u16) -> Result<(TimeKind, Option<i64>), TdfError> {
         let cut = TdfError::Cut { id };
         let base = self.base.ok_or(TdfError::NoBase { id });
@@ -187,7 +187,8 @@ fn differences(sample_len: u8, number: u8) -> Option<(u8, usize)> {
 impl<'a> Iterator for Readings<'a> {
     type Item = Result<Reading<'a>, TdfError>;
 
-    #[inline]
+    // Whoever goes through readings wants little of each: where this is part of him, the rest is never put together.
+    #[inline(always)]
     fn next(&mut self) -> Option<Self::Item> {
         let mut ahead = self.rest;
         let header = ahead.u16().filter(|_| self.rest.remaining() > MAX_TRAILING)?;
