@@ -76,11 +76,11 @@ impl Receiver {
 
     /// The datagrams of the last [`Self::receive`], in the order of their arrival.
     pub fn datagrams(&mut self) -> impl ExactSizeIterator<Item = Datagram<'_>> {
-        let Batch { buffers, arrivals, .. } = &mut self.batch;
-        buffers.iter_mut().zip(arrivals).map(|(buffer, arrival)| Datagram {
+        let Batch { buffers, locals, arrivals, .. } = &mut self.batch;
+        buffers.iter_mut().zip(arrivals).zip(locals).map(|((buffer, arrival), local)| Datagram {
             bytes: &mut buffer[..arrival.length],
             peer: arrival.peer,
-            local: arrival.local,
+            local: *local,
             truncated: arrival.truncated,
         })
     }
@@ -103,10 +103,11 @@ impl Receiver {
 #[derive(Debug)]
 struct Batch {
     headers: Headers,
-    /// Where all datagrams arrive; `None`: each says so itself.
-    local: Option<LocalAddress>,
     buffers: Box<Buffers>,
     arrivals: Vec<Arrival>,
+    /// Where they arrived. Written only where each says so itself: elsewhere it is always the same.
+    locals: Vec<LocalAddress>,
+    says_local: bool,
 }
 
 /// What is known of a datagram beside its bytes.
@@ -114,7 +115,6 @@ struct Batch {
 struct Arrival {
     length: usize,
     peer: SocketAddr,
-    local: LocalAddress,
     truncated: bool,
 }
 
@@ -124,19 +124,21 @@ impl Batch {
         let local = LocalAddress::of_all(address);
         Self {
             headers: Headers::new(address, local.is_none()),
-            local,
             buffers: Box::new([[0; MAX_DATAGRAM]; RECEIVE_BATCH]),
             arrivals: Vec::with_capacity(RECEIVE_BATCH),
+            locals: vec![local.unwrap_or_default(); RECEIVE_BATCH],
+            says_local: local.is_none(),
         }
     }
 
     /// Receives what is there without waiting. Returns how many datagrams that is.
     fn receive(&mut self, fd: RawFd) -> io::Result<usize> {
         self.arrivals.clear();
-        let Self { headers, local, buffers, arrivals } = self;
+        let Self { headers, buffers, arrivals, locals, says_local } = self;
+        let locals = if *says_local { &mut locals[..] } else { &mut [] };
         let received = match headers {
-            Headers::V4(headers) => receive_into(headers, fd, *local, buffers, arrivals),
-            Headers::V6(headers) => receive_into(headers, fd, *local, buffers, arrivals),
+            Headers::V4(headers) => receive_into(headers, fd, buffers, arrivals, locals),
+            Headers::V6(headers) => receive_into(headers, fd, buffers, arrivals, locals),
         };
         match received {
             Err(error) if !is_passing(error) => Err(error.into()),
@@ -168,21 +170,26 @@ impl Headers {
 fn receive_into<S>(
     headers: &mut MultiHeaders<S>,
     fd: RawFd,
-    local: Option<LocalAddress>,
     buffers: &mut Buffers,
     arrivals: &mut Vec<Arrival>,
+    locals: &mut [LocalAddress],
 ) -> nix::Result<()>
 where
     S: SockaddrLike + Copy + Into<SocketAddr>,
 {
     let mut slices = buffers.each_mut().map(|buffer| [io::IoSliceMut::new(buffer)]);
     let messages = recvmmsg(fd, headers, &mut slices, MsgFlags::MSG_DONTWAIT, None)?;
-    arrivals.extend(messages.map(|message| Arrival {
-        length: message.bytes,
-        // Always there for UDP. Without one it would be nobody's datagram, but it keeps its place beside its buffer.
-        peer: message.address.map_or(NOBODY, Into::into),
-        local: local.unwrap_or_else(|| local_address(&message)),
-        truncated: message.flags.contains(MsgFlags::MSG_TRUNC),
+    let mut locals = locals.iter_mut();
+    arrivals.extend(messages.map(|message| {
+        if let Some(local) = locals.next() {
+            *local = local_address(&message);
+        }
+        Arrival {
+            length: message.bytes,
+            // Always there for UDP. Without one it would be nobody's datagram, but it keeps its place beside its buffer.
+            peer: message.address.map_or(NOBODY, Into::into),
+            truncated: message.flags.contains(MsgFlags::MSG_TRUNC),
+        }
     }));
     Ok(())
 }
