@@ -57,6 +57,7 @@ struct Gateway {
     table: RouteTable,
     nonces: OwnNonces,
     claimed: Vec<DeviceId>,
+    keyed: Vec<DeviceId>,
 }
 
 impl Gateway {
@@ -73,6 +74,7 @@ impl Gateway {
             table: RouteTable::new(&TableConfig::default()),
             nonces: OwnNonces::new(&KeyPair::from_private([3; 32]), NOW),
             claimed: Vec::with_capacity(BATCH),
+            keyed: Vec::with_capacity(BATCH),
         };
         for round in 0..2 {
             let mut packets = packets(level, round * DEVICES, DEVICES);
@@ -85,15 +87,27 @@ impl Gateway {
     fn take(&mut self, packets: &mut [Vec<u8>]) -> u64 {
         let mut accepted = 0;
         for (number, batch) in packets.chunks_mut(BATCH).enumerate() {
-            self.claimed.clear();
-            self.claimed.extend(batch.iter().filter_map(|bytes| Frame::claimed_device(bytes)));
-            self.table.prefetch(&self.claimed);
+            self.prefetch(batch);
             for (index, bytes) in (number * BATCH..).zip(batch) {
                 accepted +=
                     u64::from(self.packet(bytes, &Path::Direct(address(index as u64))) == Disposition::Accepted);
             }
         }
         accepted
+    }
+
+    fn prefetch(&mut self, batch: &[Vec<u8>]) {
+        self.claimed.clear();
+        self.keyed.clear();
+        for bytes in batch {
+            let Some(device) = Frame::claimed_device(bytes) else { continue };
+            self.claimed.push(device);
+            if Frame::claimed_level(bytes) == Some(Level::Device) {
+                self.keyed.push(device);
+            }
+        }
+        self.keys.prefetch(&self.keyed);
+        self.table.prefetch(&self.claimed);
     }
 
     fn packet(&mut self, bytes: &mut [u8], path: &Path) -> Disposition {

@@ -346,7 +346,8 @@ impl KeyRing {
         }
     }
 
-    /// Fetches the keys of a batch of devices into the caches, for [`Self::set_device`].
+    /// Fetches the keys of a batch of devices into the caches, to open frames with or for [`Self::set_device`]. The ids may be claims
+    /// that nobody has proved.
     pub fn prefetch(&self, ids: &[DeviceId]) {
         self.devices.prefetch(ids);
     }

@@ -198,22 +198,35 @@ impl Authenticator {
         let name = KeyName::of(frame.header(), interface);
         let (payload, network) = match self.cached(&name) {
             Some(cached) => (open_in_place(&cached.key, &mut frame)?, cached.network),
-            None => match ring.held(&name)? {
-                Held::Key(key) => (open_in_place(&aead(&key), &mut frame)?, None),
-                Held::Root(root, network) => {
-                    if is_unusual_day(name.day, now) && !ring.admit_unusual_day(now) {
-                        return Err(Refusal::DayLimited);
-                    }
-                    let key = self.derive(&root, &name);
-                    let payload = open_in_place(&aead(&key), &mut frame)?;
-                    self.keep(ring, name, key, network);
-                    (payload, network)
-                }
-            },
+            None => self.open_held(ring, &mut frame, &name, now)?,
         };
         let header = *frame.header();
         let network = network.map(|info| (header.key_id, info));
         Ok(Verified { header, level: header.level(), entropy: Some(header.entropy), network, payload })
+    }
+
+    /// Opens a frame whose key is not in the cache: returns what is in it, and who may speak under the network whose key it was.
+    // By itself, so that frames whose key is there pay for none of it.
+    #[inline(never)]
+    fn open_held<'a>(
+        &mut self,
+        ring: &KeyRing,
+        frame: &mut Frame<'a>,
+        name: &KeyName,
+        now: Timestamp,
+    ) -> Result<(&'a [u8], Option<NetworkInfo>), Refusal> {
+        match ring.held(name, |key| open_in_place(&aead(key), frame))? {
+            Held::Key(opened) => Ok((opened?, None)),
+            Held::Root(root, network) => {
+                if is_unusual_day(name.day, now) && !ring.admit_unusual_day(now) {
+                    return Err(Refusal::DayLimited);
+                }
+                let key = self.derive(&root, name);
+                let payload = open_in_place(&aead(&key), frame)?;
+                self.keep(ring, *name, key, network);
+                Ok((payload, network))
+            }
+        }
     }
 
     /// Appends to `out` the frame of `header` and `plaintext`, sealed with the key the header names.
@@ -235,8 +248,8 @@ impl Authenticator {
             seal(&cached.key);
             return Ok(());
         }
-        match ring.held(&name)? {
-            Held::Key(key) => seal(&aead(&key)),
+        match ring.held(&name, |key| seal(&aead(key)))? {
+            Held::Key(()) => {}
             Held::Root(root, network) => {
                 let key = self.derive(&root, &name);
                 seal(&aead(&key));
@@ -283,15 +296,17 @@ impl Authenticator {
 }
 
 /// What a ring has under the name of a key.
-enum Held {
-    /// The key itself.
-    Key(DayKey),
+enum Held<T> {
+    /// The key itself, of which this was made.
+    Key(T),
     /// The root that it is to be derived from, and whose network that is.
     Root(RootKey, Option<NetworkInfo>),
 }
 
 impl KeyRing {
-    fn held(&self, name: &KeyName) -> Result<Held, Refusal> {
+    /// `with` is called where there is the key itself, with the keys of its device locked: it is copied nowhere that would have to
+    /// be wiped.
+    fn held<T>(&self, name: &KeyName, with: impl FnOnce(&DayKey) -> T) -> Result<Held<T>, Refusal> {
         match name.owner {
             Owner::Network(id) => {
                 let (root, info) = self.network_root(id).ok_or(Refusal::UnknownNetwork(id))?;
@@ -302,7 +317,7 @@ impl KeyRing {
                 let keys = place.find().ok_or(Refusal::UnknownDevice(device_id))?;
                 let is_udp = name.interface == Interface::Udp;
                 match keys.kept_day_key(key_id, name.day).filter(|_| is_udp) {
-                    Some(key) => Ok(Held::Key(key.clone())),
+                    Some(key) => Ok(Held::Key(with(key))),
                     None => {
                         let root = keys.root(key_id).ok_or(Refusal::UnknownKey { device_id, key_id })?;
                         Ok(Held::Root(root.clone(), None))

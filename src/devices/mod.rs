@@ -62,6 +62,7 @@ impl<T> Devices<T> {
     }
 
     /// Locks the shard of a device, whether there is anything of it or not.
+    #[inline]
     pub(crate) fn lock(&self, id: DeviceId) -> Place<'_, T> {
         let hash = self.hash(id);
         Place { id, hash, devices: self, contents: self.shards[self.shard(hash)].lock() }
@@ -163,6 +164,7 @@ impl<T> Shard<T> {
 }
 
 impl<T> Contents<T> {
+    #[inline]
     fn find(&self, hash: u64, id: DeviceId) -> Option<Found> {
         self.index.find(hash, |position| self.entries.at(position).id == id)
     }
@@ -179,12 +181,14 @@ pub(crate) struct Place<'a, T> {
 
 impl<T> Place<'_, T> {
     /// The value.
+    #[inline]
     pub(crate) fn find(&self) -> Option<&T> {
         let found = self.contents.find(self.hash, self.id)?;
         Some(&self.contents.entries.at(found.position).value)
     }
 
     /// The value, to change it.
+    #[inline]
     pub(crate) fn find_mut(&mut self) -> Option<&mut T> {
         let found = self.contents.find(self.hash, self.id)?;
         Some(&mut self.contents.entries.at_mut(found.position).value)

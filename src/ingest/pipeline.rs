@@ -84,6 +84,8 @@ pub struct Pipeline {
     pub(super) authenticator: Authenticator,
     /// Devices that the datagrams of the present batch claim to be from.
     claimed: Vec<DeviceId>,
+    /// Those of them whose datagrams claim to be sealed with keys of their own.
+    keyed: Vec<DeviceId>,
     /// Where sealed entries of containers are opened.
     scratch: Vec<u8>,
     /// What counted since those who wait for it were woken.
@@ -132,16 +134,26 @@ impl Pipeline {
             unlogged: Unlogged::default(),
             authenticator: Authenticator::default(),
             claimed: Vec::new(),
+            keyed: Vec::new(),
             scratch: Vec::with_capacity(crate::wire::MAX_DATAGRAM),
             heard: Vec::new(),
             tally: Tally::default(),
         }
     }
 
-    /// Prepares for datagrams that are about to be taken in: their records are fetched together.
+    /// Prepares for datagrams that are about to be taken in: the records of their devices are fetched together, and the keys where
+    /// they are to open them.
     pub fn prefetch<'a>(&mut self, datagrams: impl Iterator<Item = &'a [u8]>) {
         self.claimed.clear();
-        self.claimed.extend(datagrams.filter_map(Frame::claimed_device));
+        self.keyed.clear();
+        for bytes in datagrams {
+            let Some(device) = Frame::claimed_device(bytes) else { continue };
+            self.claimed.push(device);
+            if Frame::claimed_level(bytes) == Some(Level::Device) {
+                self.keyed.push(device);
+            }
+        }
+        self.core.keys.prefetch(&self.keyed);
         self.core.table.prefetch(&self.claimed);
     }
 

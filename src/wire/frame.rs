@@ -303,6 +303,11 @@ impl<'a> Frame<'a> {
         Some(DeviceId(u64::from(upper) << 32 | u64::from(lower)))
     }
 
+    /// The level that unversioned `bytes` claim to be sealed at, without looking at anything else.
+    pub fn claimed_level(bytes: &[u8]) -> Option<Level> {
+        Some(Flags(u16::from_le_bytes(*bytes.get(1..)?.first_chunk()?)).level())
+    }
+
     /// The claimed header.
     pub const fn header(&self) -> &Header {
         &self.header
@@ -352,6 +357,8 @@ mod tests {
             if layout == Layout::Unversioned {
                 assert_eq!(Frame::claimed_device(&expected), Some(header().device_id));
                 assert_eq!(Frame::claimed_device(&expected[..13]), None);
+                assert_eq!(Frame::claimed_level(&expected), Some(header().level()));
+                assert_eq!(Frame::claimed_level(&expected[..2]), None);
             }
             assert_eq!(frame.header().rotation(), 0x1122_3344 / 86_400);
             let (associated, nonce, sealed) = frame.take_parts();
