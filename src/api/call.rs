@@ -19,7 +19,7 @@ use super::error::{self, ApiError};
 use super::format::Format;
 use super::handlers::{Answer, Reply, encoded};
 use super::outgoing::{Content, Outgoing, Room, Taken};
-use super::router::{Endpoint, Matched, Needs, Unroutable};
+use super::router::{Endpoint, Matched, Needs, UNMATCHED};
 use super::waiting::wait_of;
 use super::{Api, Surface, origin};
 
@@ -53,13 +53,20 @@ impl Surface {
         peer: &Arc<Peer>,
         request: Request<Incoming>,
     ) -> BoxFuture<'static, Outcome> {
-        let Matched { template, needs, endpoint } = self.router.resolve(request.method(), request.uri().path());
+        // All this runs as part of the connection: over HTTP/2 a panic would end other requests, too.
+        let (template, needs, endpoint) = self.routed(&request);
         let call = Call::new(self, peer, template, needs, &request);
-        // This runs as part of the connection: over HTTP/2 a panic would end other requests, too.
         match caught(|| call.surface.admit(needs, &request)) {
             Ok(Admission::Caller(caller)) => call.admitted(caller, endpoint, request),
             Ok(Admission::Token(bearer)) => Box::pin(call.of_bearer(bearer, endpoint, Box::new(request))),
             Err(error) => Box::pin(ready(call.finish(Err(error)))),
+        }
+    }
+
+    fn routed(&self, request: &Request<Incoming>) -> (&'static str, Needs, Result<Endpoint, ApiError>) {
+        match caught(|| Ok(self.router.resolve(request.method(), request.uri().path()))) {
+            Ok(Matched { template, needs, endpoint }) => (template, needs, endpoint.map_err(ApiError::from)),
+            Err(error) => (UNMATCHED, Needs::Read, Err(error)),
         }
     }
 
@@ -135,7 +142,7 @@ impl Call {
     async fn of_bearer(
         self,
         bearer: Bearer,
-        endpoint: Result<Endpoint, Unroutable>,
+        endpoint: Result<Endpoint, ApiError>,
         request: Box<Request<Incoming>>,
     ) -> Outcome {
         let by = self.begun + self.api.config.request_timeout;
@@ -150,11 +157,10 @@ impl Call {
     fn admitted(
         mut self,
         caller: Caller,
-        endpoint: Result<Endpoint, Unroutable>,
+        endpoint: Result<Endpoint, ApiError>,
         request: Request<Incoming>,
     ) -> BoxFuture<'static, Outcome> {
         self.caller = caller;
-        let endpoint = endpoint.map_err(ApiError::from);
         match endpoint.and_then(|endpoint| self.caller.meets(self.needs).map(|()| endpoint)) {
             // What is asked for most, without a detour.
             Ok(Endpoint::LastRoute(id)) => {
@@ -226,8 +232,8 @@ fn refusal(error: &ApiError, format: Format, http2: bool) -> Reply {
 
 /// Headers of every answer, and the empty body of an answer to `HEAD`.
 fn finish(reply: &mut Reply, head: bool) {
-    reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    reply.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+    reply.headers_mut().insert(CACHE_CONTROL, const { HeaderValue::from_static("no-store") });
+    reply.headers_mut().insert(VARY, const { HeaderValue::from_static("accept") });
     if head && reply.status() != StatusCode::NO_CONTENT {
         if let Some(len) = reply.body().len() {
             reply.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(len));

@@ -124,7 +124,7 @@ pub const ROWS: &[Row] = &[
     post("/device/deviceId/{deviceId}/key/confirm", Needs::Write, |path| path.device().map(Endpoint::ConfirmDeviceKey)),
     post("/device/deviceId/{deviceId}/downlink", Needs::Write, |path| path.device().map(Endpoint::SendDownlink)),
     get("/device/deviceId/{deviceId}/state", Needs::Read, |path| path.device().map(Endpoint::State)),
-    get("/device/deviceId/{deviceId}/lastRoute", Needs::Read, |path| path.device().map(Endpoint::LastRoute)),
+    get(LAST_ROUTE, Needs::Read, |path| path.device().map(Endpoint::LastRoute)),
     get("/device/deviceId/{deviceId}/explain", Needs::Read, |path| path.device().map(Endpoint::Explain)),
     get("/device/deviceId/{deviceId}/waitForPacket", Needs::Read, |path| path.device().map(Endpoint::WaitForPacket)),
     get("/device/soc/{soc}/mcuId/{mcuId}", Needs::Read, |path| {
@@ -147,6 +147,8 @@ pub const ROWS: &[Row] = &[
 ];
 
 const METRICS: &str = "/metrics";
+/// What is asked for most.
+pub(super) const LAST_ROUTE: &str = "/device/deviceId/{deviceId}/lastRoute";
 
 type Make = fn(&Named) -> Result<Endpoint, Unroutable>;
 
@@ -211,6 +213,17 @@ impl Router {
     }
 }
 
+#[cfg(test)]
+impl Router {
+    /// One whose path `/panic` no request gets past.
+    pub(super) fn that_panics() -> Self {
+        const ROW: &[Row] = &[get("/panic", Needs::Nothing, |_| panic!("as intended"))];
+        let mut router = Self::new();
+        router.0.insert(ROW[0].template, ROW).unwrap();
+        router
+    }
+}
+
 impl Default for Router {
     fn default() -> Self {
         Self::new()
@@ -233,8 +246,11 @@ struct Named<'k, 'v>(matchit::Params<'k, 'v>);
 
 impl Named<'_, '_> {
     fn device(&self) -> Result<DeviceId, Unroutable> {
-        let text = self.decoded("deviceId").map_err(|_| Unroutable::Device(IdError::Device))?;
-        text.parse().map_err(Unroutable::Device)
+        // Mostly nothing of it is encoded.
+        self.encoded("deviceId").parse().or_else(|_| {
+            let text = self.decoded("deviceId").map_err(|_| Unroutable::Device(IdError::Device))?;
+            text.parse().map_err(Unroutable::Device)
+        })
     }
 
     fn record(&self) -> Result<Uuid, Unroutable> {
@@ -245,9 +261,12 @@ impl Named<'_, '_> {
         self.decoded(name).map(Into::into)
     }
 
+    fn encoded(&self, name: &str) -> &str {
+        self.0.get(name).unwrap_or_default()
+    }
+
     fn decoded(&self, name: &str) -> Result<Cow<'_, str>, Unroutable> {
-        let encoded = self.0.get(name).unwrap_or_default();
-        percent_decode_str(encoded).decode_utf8().map_err(|_| Unroutable::Text)
+        percent_decode_str(self.encoded(name)).decode_utf8().map_err(|_| Unroutable::Text)
     }
 }
 

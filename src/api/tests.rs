@@ -123,3 +123,26 @@ async fn a_connection_that_outlives_the_start_of_a_shutdown_is_told_so() {
         assert!(answer.starts_with(expected), "{path} {answer}");
     }
 }
+
+#[tokio::test]
+async fn a_request_that_cannot_be_routed_fails_alone() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    let (graceful, builders) = (GracefulShutdown::new(), Builders::new());
+    let (_shut_down, shutdown) = watch::channel(false);
+    let surface = Arc::new(Surface::new(Router::that_panics(), false, api().await, shutdown));
+    let connection = surface.exchange(&Peer::new(stream), &builders, Preface::Http1, graceful.watcher());
+    let exchange = async {
+        let head = "HTTP/1.1\r\nhost: 127.0.0.1\r\n";
+        let requests = format!("GET /panic {head}\r\nGET /health {head}connection: close\r\n\r\n");
+        client.write_all(requests.as_bytes()).await.unwrap();
+        let mut answers = String::new();
+        client.read_to_string(&mut answers).await.unwrap();
+        answers
+    };
+    let (served, answers) = tokio::join!(connection, exchange);
+    served.unwrap();
+    let statuses: Vec<_> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+    assert_eq!(statuses, ["500", "200"], "{answers}");
+}
