@@ -44,6 +44,7 @@ mod strict;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod together;
 mod token_keys;
 pub mod tokens;
 mod transfer;
@@ -93,6 +94,7 @@ use format::Format;
 use metrics_text::{IngestSource, Metrics};
 use outgoing::Room;
 use router::{Router, UNMATCHED};
+use together::Together;
 
 pub use connection::Deadlines;
 pub use handlers::{LASTROUTE_CURSOR, LASTROUTE_TRUST};
@@ -381,7 +383,7 @@ impl Drop for Counted {
 /// How hyper serves a connection, by what it speaks.
 struct Builders {
     http1: http1::Builder,
-    http2: http2::Builder<TokioExecutor>,
+    http2: http2::Builder<Together>,
     /// Of one that has not said yet.
     either: auto::Builder<TokioExecutor>,
 }
@@ -418,7 +420,7 @@ impl Builders {
     fn new() -> Self {
         let mut http1 = http1::Builder::new();
         http1!(http1);
-        let mut http2 = http2::Builder::new(TokioExecutor::new());
+        let mut http2 = http2::Builder::new(Together::default());
         http2!(http2);
         let mut either = auto::Builder::new(TokioExecutor::new());
         http1!(either.http1());
