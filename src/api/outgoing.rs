@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::body::{Body, Bytes, Frame, SizeHint};
+use hyper::body::{Body, Buf, Bytes, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::connection::InFlight;
@@ -69,21 +69,63 @@ pub(super) enum Content {
 #[derive(Debug)]
 pub(super) enum Outgoing {
     /// What is left of one whose length is known.
-    Whole { rest: Bytes, in_flight: Option<Arc<InFlight>> },
+    Whole(Part),
     /// One that goes on.
     Events { events: Box<Events>, in_flight: InFlight },
 }
 
-/// Bytes with what is to last until the last of them is with the kernel, or thrown away.
+/// A body, and what is to last until the last of it is with the kernel, or thrown away.
+#[derive(Debug)]
 struct Held {
     bytes: Bytes,
-    _in_flight: Option<Arc<InFlight>>,
+    in_flight: Option<InFlight>,
     _room: Option<Taken>,
 }
 
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
+/// Some of a body, in few bytes: every request that waits has room for one.
+#[derive(Debug)]
+pub(super) struct Part {
+    /// `None`: an empty one.
+    of: Option<Arc<Held>>,
+    from: usize,
+    to: usize,
+}
+
+impl Part {
+    fn whole(bytes: Bytes, room: Option<Taken>, in_flight: Option<InFlight>) -> Self {
+        let to = bytes.len();
+        let of = (to > 0).then(|| Arc::new(Held { bytes, in_flight, _room: room }));
+        Self { of, from: 0, to }
+    }
+
+    /// Takes up to so many bytes off its beginning; `None` if there are none.
+    fn take(&mut self, most: usize) -> Option<Self> {
+        let (from, to) = (self.from, self.to.min(self.from + most));
+        self.from = to;
+        let of = if to == self.to { self.of.take() } else { self.of.clone() };
+        of.map(|of| Self { of: Some(of), from, to })
+    }
+
+    /// hyper takes some of the body.
+    fn moved(&self) {
+        if let Some(in_flight) = self.of.as_ref().and_then(|held| held.in_flight.as_ref()) {
+            in_flight.moved(Duration::ZERO);
+        }
+    }
+}
+
+impl Buf for Part {
+    fn remaining(&self) -> usize {
+        self.to - self.from
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.of.as_ref().map_or(&[], |held| &held.bytes[self.from..self.to])
+    }
+
+    fn advance(&mut self, count: usize) {
+        assert!(count <= self.remaining(), "no more than there is");
+        self.from += count;
     }
 }
 
@@ -109,59 +151,44 @@ impl Outgoing {
     /// events lasts as long as they do.
     pub(super) fn new(content: Content, room: Option<Taken>, in_flight: InFlight, http2: bool) -> Self {
         match content {
-            Content::Whole(bytes) => Self::whole(bytes, room, http2.then_some(in_flight)),
-            Content::NoEvents => Self::whole(Bytes::new(), None, None),
+            Content::Whole(bytes) => Self::Whole(Part::whole(bytes, room, http2.then_some(in_flight))),
+            Content::NoEvents => Self::Whole(Part::whole(Bytes::new(), None, None)),
             Content::Events(events) => {
                 in_flight.moved(Duration::ZERO);
                 Self::Events { events, in_flight }
             }
         }
     }
-
-    fn whole(bytes: Bytes, room: Option<Taken>, in_flight: Option<InFlight>) -> Self {
-        if bytes.is_empty() || (room.is_none() && in_flight.is_none()) {
-            return Self::Whole { rest: bytes, in_flight: None };
-        }
-        let in_flight = in_flight.map(Arc::new);
-        if let Some(in_flight) = &in_flight {
-            in_flight.moved(Duration::ZERO);
-        }
-        let held = Held { bytes, _in_flight: in_flight.clone(), _room: room };
-        Self::Whole { rest: Bytes::from_owner(held), in_flight }
-    }
 }
 
 impl Body for Outgoing {
-    type Data = Bytes;
+    type Data = Part;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Part>, Infallible>>> {
         let part = match self.get_mut() {
-            Self::Whole { rest, .. } if rest.is_empty() => Poll::Ready(None),
-            Self::Whole { rest, in_flight } => {
-                if let Some(in_flight) = in_flight {
-                    in_flight.moved(Duration::ZERO);
-                }
-                Poll::Ready(Some(rest.split_to(rest.len().min(PART))))
+            Self::Whole(rest) => {
+                rest.moved();
+                Poll::Ready(rest.take(PART))
             }
             Self::Events { events, in_flight } => {
                 let part = events.poll_part(cx);
                 // hyper takes one part more than the client makes way for, and asks no more. If it does not ask when the
                 // next comment is due, the client takes nothing.
                 in_flight.moved(if part.is_pending() { events::COMMENT_INTERVAL } else { Duration::ZERO });
-                part
+                part.map(|part| part.map(|bytes| Part::whole(bytes, None, None)))
             }
         };
-        part.map(|part| part.map(|bytes| Ok(Frame::data(bytes))))
+        part.map(|part| part.map(|part| Ok(Frame::data(part))))
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole { rest, .. } if rest.is_empty())
+        matches!(self, Self::Whole(rest) if !rest.has_remaining())
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole { rest, .. } => SizeHint::with_exact(rest.len() as u64),
+            Self::Whole(rest) => SizeHint::with_exact(rest.remaining() as u64),
             Self::Events { .. } => SizeHint::default(),
         }
     }
@@ -179,13 +206,13 @@ mod tests {
         let bytes = Bytes::from_iter((0..60_000).map(|index| index as u8));
         let taken = room.take_for_answer(bytes.len()).unwrap();
         assert!(taken.is_some() && room.take_for_answer(bytes.len()).is_none());
-        let mut body = Outgoing::whole(bytes.clone(), taken, None);
+        let mut body = Outgoing::Whole(Part::whole(bytes.clone(), taken, None));
         assert_eq!(body.size_hint().exact(), Some(60_000));
         let mut parts = Vec::new();
         while let Some(frame) = body.frame().await {
             parts.push(frame.unwrap().into_data().unwrap());
         }
-        assert_eq!((parts.len(), parts.concat()), (4, bytes.to_vec()));
+        assert_eq!((parts.len(), parts.iter().map(Buf::chunk).collect::<Vec<_>>().concat()), (4, bytes.to_vec()));
         drop((body, parts.drain(1..)));
         assert!(room.take(60_000).is_none());
         drop(parts);
