@@ -190,7 +190,11 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.peer.unsent().retain(|(number, _)| *number != self.number);
+        let mut unsent = self.peer.unsent();
+        if let Some(place) = unsent.iter().position(|(number, _)| *number == self.number) {
+            unsent.swap_remove(place);
+        }
+        drop(unsent);
         self.peer.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -274,17 +278,24 @@ fn set_options(stream: &TcpStream) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
-/// Fails at `deadline`.
+/// Fails at `deadline`. It mostly becomes later again and again, so a timer that is set to an earlier time stays as it is, and is
+/// set anew when that has come.
 fn poll_deadline<T>(
     timer: &mut Option<Pin<Box<Sleep>>>,
     deadline: Instant,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<T>> {
     let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-    if timer.deadline() != deadline {
+    if timer.deadline() > deadline {
         timer.as_mut().reset(deadline);
     }
-    timer.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    while timer.as_mut().poll(cx).is_ready() {
+        if timer.deadline() == deadline {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        timer.as_mut().reset(deadline);
+    }
+    Poll::Pending
 }
 
 impl AsyncRead for Guarded {
