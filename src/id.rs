@@ -99,9 +99,8 @@ impl FromStr for DeviceId {
 
 /// The number of exactly `digits` hex digits, at most 16.
 fn hex(text: &str, digits: usize) -> Option<u64> {
-    // `from_str_radix` would accept a leading '+'.
-    let whole = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if whole { u64::from_str_radix(text, 16).ok() } else { None }
+    let mut bytes = (text.len() == digits).then(|| text.bytes())?;
+    bytes.try_fold(0, |number, byte| Some(number << 4 | u64::from(char::from(byte).to_digit(16)?)))
 }
 
 impl Serialize for DeviceId {

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -70,6 +70,14 @@ impl Format {
         match self {
             Self::Json => JSON,
             Self::MessagePack(name) => name,
+        }
+    }
+
+    /// The same, as it is put into an answer.
+    pub(super) fn content_type_header(self) -> HeaderValue {
+        match self {
+            Self::Json => const { HeaderValue::from_static(JSON) },
+            Self::MessagePack(name) => HeaderValue::from_static(name),
         }
     }
 
@@ -182,7 +190,6 @@ fn thousandths(text: &str) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::header::HeaderValue;
 
     fn accepted(values: &[&str]) -> &'static str {
         let mut headers = HeaderMap::new();

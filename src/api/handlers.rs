@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::future::ready;
+use std::io::Write;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -42,6 +43,8 @@ pub(super) type Answer = Result<Reply, ApiError>;
 
 /// Bytes of a body from which on it is decoded apart.
 const LONG_BODY: usize = 64 * 1024;
+/// The longest text of a position: two numbers of twenty digits and what joins them.
+const CURSOR: usize = 41;
 /// Records of an answer from which on it is encoded apart.
 const LONG_LIST: usize = 1000;
 
@@ -310,7 +313,7 @@ pub(super) fn encoded(format: Format, value: &impl Serialize) -> Answer {
         ApiError::Internal
     })?;
     let mut response = whole(bytes);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    response.headers_mut().insert(CONTENT_TYPE, format.content_type_header());
     Ok(response)
 }
 
@@ -343,7 +346,11 @@ fn whole(body: impl Into<Bytes>) -> Reply {
 }
 
 pub(super) fn add_cursor(headers: &mut HeaderMap, cursor: Cursor) -> Result<(), ApiError> {
-    let value = HeaderValue::try_from(cursor.to_string()).map_err(|_| ApiError::Internal)?;
+    let mut room = [0; CURSOR];
+    let mut rest = &mut room[..];
+    write!(rest, "{cursor}").map_err(|_| ApiError::Internal)?;
+    let len = CURSOR - rest.len();
+    let value = HeaderValue::from_bytes(&room[..len]).map_err(|_| ApiError::Internal)?;
     headers.insert(LASTROUTE_CURSOR, value);
     Ok(())
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -31,6 +31,7 @@ use super::events::EVENT_NAMES;
 use super::health_metrics::HealthMetrics;
 use super::message_metrics::MessageMetrics;
 use super::record_metrics::RecordMetrics;
+use super::router::LAST_ROUTE;
 use super::samples::Samples;
 
 /// The value of `Content-Type`.
@@ -122,6 +123,8 @@ pub(super) struct Metrics {
     registry: Registry,
     scrape: Arc<Scrape>,
     requests: Family<RequestLabels, Counter>,
+    /// The one of `requests` that counts most: last routes that were told.
+    last_routes: OnceLock<Counter>,
     streams: Gauge,
     stream_events: Family<EventLabels, Counter>,
     connections: Gauge,
@@ -150,7 +153,7 @@ impl Metrics {
         let waits = WaitOutcome::ALL.map(|_| Waits::new(&WAIT_BOUNDS));
         let scrape = Arc::new(Scrape { table, waiters, census, ingest, waits, started });
         registry.register_collector(Box::new(Arc::clone(&scrape)));
-        Self { registry, scrape, requests, streams, stream_events, connections }
+        Self { registry, scrape, requests, last_routes: OnceLock::new(), streams, stream_events, connections }
     }
 
     /// Adds those of messages.
@@ -180,7 +183,12 @@ impl Metrics {
 
     /// A request to a path of this template was answered.
     pub(super) fn request(&self, endpoint: &'static str, status: StatusCode) {
-        self.requests.get_or_create(&RequestLabels { endpoint, status: status.as_u16() }).inc();
+        let labels = RequestLabels { endpoint, status: status.as_u16() };
+        if endpoint == LAST_ROUTE && status == StatusCode::OK {
+            self.last_routes.get_or_init(|| self.requests.get_or_create_owned(&labels)).inc();
+        } else {
+            self.requests.get_or_create(&labels).inc();
+        }
     }
 
     /// A wait ended, this long after it was asked for.

@@ -1,7 +1,7 @@
 //! Keeping web pages from an API that everybody may use. What a page in a browser on this machine sends would be as good as
 //! an administrator's request.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use hyper::Request;
 use hyper::header::{HOST, ORIGIN};
@@ -31,7 +31,11 @@ pub(super) fn check<B>(request: &Request<B>) -> Result<(), ApiError> {
 fn is_address(host: impl AsRef<[u8]>) -> bool {
     let Ok(host) = str::from_utf8(host.as_ref()) else { return false };
     let bracketed = || host.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok();
-    host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok() || bracketed().is_some() || is_localhost(host)
+    let address = match host.contains(':') {
+        true => host.parse::<SocketAddr>().is_ok() || host.parse::<Ipv6Addr>().is_ok() || bracketed().is_some(),
+        false => host.parse::<Ipv4Addr>().is_ok(),
+    };
+    address || is_localhost(host)
 }
 
 fn is_localhost(host: &str) -> bool {
