@@ -91,7 +91,9 @@ async fn reports_and_gets_nothing(device: &mut Device) {
 #[tokio::test(flavor = "multi_thread")]
 async fn held_calls_leave_in_order_to_where_the_next_packet_came_from_and_are_answered() {
     let (gateway, mut device) = start().await;
-    device.report(0).await;
+    // Whatever is held before this is counted would leave for where it came from.
+    device.report(Flags::ACK_REQUEST).await;
+    assert_eq!(device.receive().await.0.packet_type, PacketType::ACK);
     let mut messages = Vec::new();
     for _ in 0..3 {
         messages.push(send(&gateway, call(&gateway, &device, HOUR_MS)).await);
