@@ -74,6 +74,7 @@ impl Accepted {
 impl Acceptance<'_> {
     /// Takes in an authentic packet that came by `path`. `receipt` is that of its datagram, a container perhaps; a time alone
     /// does where nothing is to be answered. `answers`: as in [`Packet::answers`].
+    #[inline]
     pub fn accept(&self, verified: &Verified<'_>, path: &Path, receipt: impl Into<Receipt>, answers: bool) -> Accepted {
         let receipt = receipt.into();
         if self.is_reflected(verified) {

@@ -87,6 +87,8 @@ impl RouteTable {
 
     /// Whether nobody answers, and nothing comes from where the route leads. What may be a recording waits as long for a route that
     /// new packets keep up, though they may move none, as for a proved one: it must not be let in between two of them.
+    // By itself: packets from where the device is pay for none of it.
+    #[inline(never)]
     fn lets_move(&self, record: &Record, packet: &Packet<'_>, arrival: &Arrival, step: Step) -> bool {
         let may_be_recorded = !self.proves(step, arrival.gps_time);
         let holds_long =

@@ -452,7 +452,7 @@ impl Record {
         if packet.proves_place() {
             self.mark(bit::PROVED_ADDRESS, true);
         } else if packet.proves {
-            self.cold.get_or_insert_default().borne_out[0] = true;
+            self.bear_out();
         }
         // A refresh never lowers trust; a new route starts without any.
         match packet.trust() {
@@ -464,6 +464,13 @@ impl Record {
         self.via = packet.receipt.via;
         self.direct_sequence = packet.sequence;
         self.set(bit::LAST_ROUTE_RELAYED, false);
+    }
+
+    /// A proved packet came from the direct address that may not move the route.
+    // By itself: few packets are such, and the others need no room for making the box.
+    #[cold]
+    pub(super) fn bear_out(&mut self) {
+        self.cold.get_or_insert_default().borne_out[0] = true;
     }
 
     fn route_through(&mut self, through: Relaying, packet: &Counting<'_>) -> Routed {

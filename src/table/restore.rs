@@ -149,7 +149,7 @@ impl Record {
             self.set(bit::DIRECT_TRUST_VERIFIED, trust == Trust::Verified);
             self.mark(bit::PROVED_ADDRESS, direct.proved);
             if direct.borne_out {
-                self.cold.get_or_insert_default().borne_out[0] = true;
+                self.bear_out();
             }
         }
         let Some(relayed) = &kept.relayed else { return };

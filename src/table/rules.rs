@@ -241,6 +241,7 @@ impl Session {
 }
 
 /// Rule R4: decides a packet. `greatest` is the greatest fresh GPS time of the device, 0 before any.
+#[inline]
 pub fn judge(session: &Session, greatest: u32, side: Option<&Side>, arrival: &Arrival) -> Step {
     if side.is_some_and(|side| side.holds(arrival)) {
         return Step::ExactCopy;
@@ -257,6 +258,7 @@ pub fn judge(session: &Session, greatest: u32, side: Option<&Side>, arrival: &Ar
     }
 }
 
+#[inline]
 fn judge_fresh(session: &Session, greatest: u32, pending: bool, arrival: &Arrival) -> Step {
     let gps_time = arrival.gps_time;
     if !session.is_open() {
