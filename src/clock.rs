@@ -171,7 +171,9 @@ impl Clock {
     pub fn steered(&self, step: ClockStep, standing_still: Duration) -> Self {
         let moved_by = self.0.moved_by.load(Ordering::Relaxed);
         let begun = Instant::now();
-        let steering = Steering::new(step, standing_still, wall(moved_by), Duration::ZERO);
+        // An error here would be taken back at the first look, and time would run backwards by it.
+        let (wall, monotonic) = self.read_both(begun);
+        let steering = Steering::new(step, standing_still, wall, monotonic);
         let steered = Steered {
             begun,
             offset: AtomicI64::new(steering.offset),
