@@ -157,8 +157,11 @@ impl Gateway {
         assert_eq!((last.gps_time, last.sequence), (header.gps_time, header.sequence));
         assert_eq!((last.source, last.received_at), (canonical, at));
         let [from, to] = [was, Some(is)].map(|state| state?.direct.map(|route| route.address));
-        let decided = self.core.traces.latest(header.device_id, 1)[0].decision;
-        let is_answer = matches!(decided, Decision::Counted { is_answer: true, .. });
+        // Its acknowledgement may have come back since.
+        let mut decided =
+            self.core.traces.latest(header.device_id, usize::MAX).into_iter().map(|latest| latest.decision);
+        let counted = decided.find(|decision| matches!(decision, Decision::Counted { .. }));
+        let is_answer = matches!(counted, Some(Decision::Counted { is_answer: true, .. }));
         if is_answer {
             self.check_answer(&header, &payload, canonical);
         }
