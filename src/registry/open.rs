@@ -140,11 +140,11 @@ async fn load_networks(database: &Database, live: &Live) -> Result<usize, sqlx::
 
 /// See [`Loaded::afresh`].
 async fn find_afresh(database: &Database, ids: &[DeviceId]) -> Result<Vec<DeviceId>, sqlx::Error> {
-    let mut found = Vec::new();
+    let (mut connection, mut found) = (database.loader().await?, Vec::new());
     for ids in ids.chunks(CHUNK) {
         let mut query = Query::new("SELECT device_id FROM device WHERE afresh AND device_id IN ");
         push_list(&mut query, ids.iter().map(|id| from_device_id(*id)));
-        let rows: Vec<i64> = query.build_query_scalar().fetch_all(&mut database.loader().await?).await?;
+        let rows: Vec<i64> = query.build_query_scalar().fetch_all(&mut connection).await?;
         found.extend(rows.into_iter().map(to_device_id));
     }
     Ok(found)

@@ -108,6 +108,20 @@ fn load(table: RouteTable, store: &Store, keys: &KeyRing) -> RouteTable {
     table
 }
 
+/// In epoch 4, before it settles. Devices are registered before their records are restored, or afterwards.
+fn after_a_kill(store: &Store, keys: &KeyRing, now: &[(u64, Registration)], registered_first: bool) -> RouteTable {
+    let table = table(4, None);
+    let register = || now.iter().for_each(|(id, registration)| table.register(DeviceId(*id), *registration));
+    if registered_first {
+        register();
+    }
+    store.iter().for_each(|(id, kept)| table.restore(keys, *id, kept));
+    if !registered_first {
+        register();
+    }
+    table
+}
+
 fn snapshots(table: &RouteTable) -> Vec<Option<Snapshot>> {
     (1..9).map(|device| table.snapshot(DeviceId(device))).collect()
 }
@@ -389,16 +403,7 @@ fn r10_a_record_is_not_that_of_another_registration_though_the_deletion_was_neve
     // 1 is deleted and another organisation's then, 2 is deleted, 3 is only in the configuration now; 6 is registered.
     let now = [(1, of(2, 7)), (3, at(0).into()), (4, of(1, 4)), (5, of(1, 5)), (6, of(1, 8))];
     for registered_first in [true, false] {
-        let second = table(4, None);
-        let register = || now.iter().for_each(|(id, registration)| second.register(DeviceId(*id), *registration));
-        let restore = || store.iter().for_each(|(id, kept)| second.restore(&keys, *id, kept));
-        if registered_first {
-            register();
-        }
-        restore();
-        if !registered_first {
-            register();
-        }
+        let second = after_a_kill(&store, &keys, &now, registered_first);
         second.settle();
         let known: Vec<_> = (1..8).filter(|device| second.snapshot(DeviceId(*device)).is_some()).collect();
         assert_eq!((known, second.devices()), (vec![4, 5, 6], (3, 0)));
@@ -423,16 +428,7 @@ fn r9_a_record_that_was_kept_before_its_device_was_registered_is_its_own_unless_
     // 1 and 2 are registered then, 4 is in the configuration, and the process is killed before any of it is written.
     let now = [(1, of(7)), (2, of(8)), (4, at(0).into())];
     for registered_first in [true, false] {
-        let second = table(4, None);
-        let register = || now.iter().for_each(|(id, registration)| second.register(DeviceId(*id), *registration));
-        let restore = || store.iter().for_each(|(id, kept)| second.restore(&keys, *id, kept));
-        if registered_first {
-            register();
-        }
-        restore();
-        if !registered_first {
-            register();
-        }
+        let second = after_a_kill(&store, &keys, &now, registered_first);
         assert_eq!(second.heirs(), [1, 2].map(DeviceId));
         second.disinherit(ID);
         second.settle();
