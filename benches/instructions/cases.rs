@@ -10,6 +10,7 @@ use lastroute::clock::Timestamp;
 use lastroute::id::{DeviceId, KeyId};
 use lastroute::metrics::Disposition;
 use lastroute::table::accept::Acceptance;
+use lastroute::table::claims::Claims;
 use lastroute::table::route::{Outcome, Path};
 use lastroute::table::{Packet, RoutePolicy, RouteTable, TableConfig};
 use lastroute::wire::frame::{Flags, Frame, Header, Layout, Level, PacketType};
@@ -56,8 +57,7 @@ struct Gateway {
     authenticator: Authenticator,
     table: RouteTable,
     nonces: OwnNonces,
-    claimed: Vec<DeviceId>,
-    keyed: Vec<DeviceId>,
+    claims: Claims,
 }
 
 impl Gateway {
@@ -73,8 +73,7 @@ impl Gateway {
             authenticator: Authenticator::default(),
             table: RouteTable::new(&TableConfig::default()),
             nonces: OwnNonces::new(&KeyPair::from_private([3; 32]), NOW),
-            claimed: Vec::with_capacity(BATCH),
-            keyed: Vec::with_capacity(BATCH),
+            claims: Claims::default(),
         };
         for round in 0..2 {
             let mut packets = packets(level, round * DEVICES, DEVICES);
@@ -87,27 +86,13 @@ impl Gateway {
     fn take(&mut self, packets: &mut [Vec<u8>]) -> u64 {
         let mut accepted = 0;
         for (number, batch) in packets.chunks_mut(BATCH).enumerate() {
-            self.prefetch(batch);
+            self.claims.prefetch(&self.keys, &self.table, batch.iter().map(Vec::as_slice));
             for (index, bytes) in (number * BATCH..).zip(batch) {
                 accepted +=
                     u64::from(self.packet(bytes, &Path::Direct(address(index as u64))) == Disposition::Accepted);
             }
         }
         accepted
-    }
-
-    fn prefetch(&mut self, batch: &[Vec<u8>]) {
-        self.claimed.clear();
-        self.keyed.clear();
-        for bytes in batch {
-            let Some(device) = Frame::claimed_device(bytes) else { continue };
-            self.claimed.push(device);
-            if Frame::claimed_level(bytes) == Some(Level::Device) {
-                self.keyed.push(device);
-            }
-        }
-        self.keys.prefetch(&self.keyed);
-        self.table.prefetch(&self.claimed);
     }
 
     fn packet(&mut self, bytes: &mut [u8], path: &Path) -> Disposition {

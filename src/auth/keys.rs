@@ -313,6 +313,12 @@ impl KeyRing {
         self.networks().keys.get(&id).map(|(_, info)| *info)
     }
 
+    /// Tells of which networks the key is known. As long as this lasts, none is added or removed.
+    pub(crate) fn known_networks(&self) -> impl Fn(KeyId) -> bool {
+        let networks = self.networks();
+        move |id| networks.keys.contains_key(&id)
+    }
+
     /// The network with this number: they are numbered from 1 on in the order in which they are first set, and keep their
     /// number until the process ends, removed or not.
     pub fn network_numbered(&self, number: u16) -> Option<KeyId> {
@@ -346,10 +352,15 @@ impl KeyRing {
         }
     }
 
-    /// Fetches the keys of a batch of devices into the caches, to open frames with or for [`Self::set_device`]. The ids may be claims
-    /// that nobody has proved.
+    /// Fetches the keys of a batch of devices into the caches, for [`Self::set_device`].
     pub fn prefetch(&self, ids: &[DeviceId]) {
         self.devices.prefetch(ids);
+    }
+
+    /// As [`Self::prefetch`], to open frames with. The ids may be claims that nobody has proved: those of devices without keys are
+    /// taken out, but for one in thousands.
+    pub(crate) fn prefetch_present(&self, ids: &mut Vec<DeviceId>) {
+        self.devices.prefetch_present(ids);
     }
 
     /// Forgets the keys of a device.

@@ -103,29 +103,37 @@ impl<T> Devices<T> {
     /// Fetches the values of a batch of devices into the caches, for them to be found there. What is not there costs a little and
     /// does no harm.
     pub(crate) fn prefetch(&self, ids: &[DeviceId]) {
-        prefetch::fetch(self, ids);
+        ids.iter().for_each(|&id| self.aim(id));
+        ids.iter().for_each(|&id| _ = self.fetch(id));
     }
 
-    /// Tells `fetch` where the search for a device begins: its shard, and a place of the index there. Locks nothing; nothing need
-    /// be there any more.
-    fn aim(&self, id: DeviceId, fetch: impl Fn(*const u8)) {
+    /// As [`Self::prefetch`], and takes out of `ids` those of devices that have no value, but for one in thousands.
+    pub(crate) fn prefetch_present(&self, ids: &mut Vec<DeviceId>) {
+        ids.iter().for_each(|&id| self.aim(id));
+        ids.retain(|&id| self.fetch(id));
+    }
+
+    /// Fetches where the search for a device begins: its shard, and a place of the index there. Locks nothing; nothing need be there
+    /// any more.
+    fn aim(&self, id: DeviceId) {
         let hash = self.hash(id);
         let shard = self.shard(hash);
-        fetch(std::ptr::from_ref(&self.shards[shard]).cast());
+        prefetch::fetch(&raw const self.shards[shard]);
         let aim = &self.aims[shard];
         let home = Index::home_among(hash, aim.places.load(Ordering::Relaxed));
-        fetch(aim.index.load(Ordering::Relaxed).wrapping_add(home).cast());
+        prefetch::fetch(aim.index.load(Ordering::Relaxed).wrapping_add(home));
     }
 
-    /// Tells `fetch` where the value of a device is and of how many bytes; once in thousands of times that of another one. A
-    /// shard that is in use is skipped rather than waited for.
-    fn entry(&self, id: DeviceId, fetch: impl Fn(*const u8, usize)) {
+    /// Fetches the value of a device; once in thousands of times that of another one. False if there is none. A shard that is in
+    /// use is skipped rather than waited for.
+    fn fetch(&self, id: DeviceId) -> bool {
         let hash = self.hash(id);
-        let Some(contents) = self.shards[self.shard(hash)].try_lock() else { return };
-        if let Some(found) = contents.index.find(hash, |_| true) {
-            let entry = std::ptr::from_ref(contents.entries.at(found.position));
-            fetch(entry.cast(), size_of::<Entry<T>>());
+        let Some(contents) = self.shards[self.shard(hash)].try_lock() else { return true };
+        let found = contents.index.find(hash, |_| true);
+        if let Some(found) = found {
+            prefetch::fetch(contents.entries.at(found.position));
         }
+        found.is_some()
     }
 
     fn hash(&self, id: DeviceId) -> u64 {
@@ -402,6 +410,28 @@ mod tests {
             }
         });
         assert_eq!(devices.len(), 1000);
+    }
+
+    #[test]
+    fn whatever_is_fetched_nothing_changes_and_a_shard_in_use_is_not_waited_for() {
+        let devices = Devices::new(4);
+        let ids: Vec<DeviceId> = (0..200).map(DeviceId).collect();
+        let present = || {
+            let mut present = ids.clone();
+            devices.prefetch_present(&mut present);
+            present
+        };
+        for number in 0..100 {
+            devices.prefetch(&ids);
+            assert_eq!(present(), ids[..number]);
+            devices.lock(ids[number]).insert(number as u64);
+        }
+        let writing = devices.lock(ids[0]);
+        devices.prefetch(&ids);
+        assert!(ids[..100].iter().all(|id| present().contains(id)));
+        drop(writing);
+        assert!((0..100).all(|id| devices.copy(DeviceId(id)) == Some(id)));
+        assert_eq!(devices.len(), 100);
     }
 
     #[test]

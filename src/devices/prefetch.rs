@@ -1,23 +1,17 @@
-//! Fetching the values of a whole batch of devices into the caches before the first packet of it is looked at.
+//! Asking for memory that will be looked at soon.
 //!
 //! A fleet of any size leaves the caches between two packets of a device, so that finding its value waits for memory twice,
-//! for the index and for the value. Asked for in advance, the values of a batch arrive together.
-#![allow(unsafe_code, reason = "a hint to the processor, and reading the addresses to give it, have no safe form")]
+//! for the index and for the value. Asked for in advance, the values of a whole batch arrive together.
+#![allow(unsafe_code, reason = "a hint to the processor has no safe form")]
 
-use super::Devices;
-use crate::id::DeviceId;
-
-/// Asks for what there is of `ids`. What is not there costs a little and does no harm.
-pub(super) fn fetch<T>(devices: &Devices<T>, ids: &[DeviceId]) {
-    for &id in ids {
-        devices.aim(id, hint);
-    }
-    for &id in ids {
-        devices.entry(id, |entry, bytes| {
-            (0..bytes).step_by(LINE).for_each(|line| hint(entry.wrapping_add(line)));
-            // Where it begins within a line, it may reach into one more.
-            hint(entry.wrapping_add(bytes - 1));
-        });
+/// Asks for the `T` at an address, where nothing need be.
+#[inline]
+pub(super) fn fetch<T>(at: *const T) {
+    let first = at.cast::<u8>();
+    (0..size_of::<T>()).step_by(LINE).for_each(|byte| hint(first.wrapping_add(byte)));
+    // Where it begins within a line, it may reach into one more.
+    if size_of::<T>() > align_of::<T>() {
+        hint(first.wrapping_add(size_of::<T>() - 1));
     }
 }
 
@@ -35,25 +29,4 @@ fn hint(address: *const u8) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn whatever_is_asked_for_nothing_changes_and_a_shard_in_use_is_not_waited_for() {
-        let devices = Devices::new(4);
-        let ids: Vec<DeviceId> = (0..200).map(DeviceId).collect();
-        fetch(&devices, &ids);
-        for &id in &ids[..100] {
-            devices.lock(id).insert(id.0);
-            fetch(&devices, &ids);
-        }
-        let writing = devices.lock(ids[0]);
-        fetch(&devices, &ids);
-        drop(writing);
-        assert!((0..100).all(|id| devices.copy(DeviceId(id)) == Some(id)));
-        assert_eq!(devices.len(), 100);
-    }
 }

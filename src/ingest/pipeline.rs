@@ -15,6 +15,7 @@ use crate::downlink::Downlinks;
 use crate::id::{Cursor, DeviceId, KeyId};
 use crate::metrics::{Challenge, Disposition, DownlinkKind, Tally};
 use crate::table::accept::{Acceptance, Accepted};
+use crate::table::claims::Claims;
 use crate::table::route::{Outcome, Path, Refused as NotCounted, Relaying, Trust, canonical};
 use crate::table::rules::TimeClass;
 use crate::table::sending::{Receipt, Via};
@@ -82,10 +83,8 @@ pub struct Datagram<'a> {
 pub struct Pipeline {
     pub(super) core: Arc<Core>,
     pub(super) authenticator: Authenticator,
-    /// Devices that the datagrams of the present batch claim to be from.
-    claimed: Vec<DeviceId>,
-    /// Those of them whose datagrams claim to be sealed with keys of their own.
-    keyed: Vec<DeviceId>,
+    /// Those of the present batch.
+    claims: Claims,
     /// Where sealed entries of containers are opened.
     scratch: Vec<u8>,
     /// What counted since those who wait for it were woken.
@@ -133,28 +132,16 @@ impl Pipeline {
             trace,
             unlogged: Unlogged::default(),
             authenticator: Authenticator::default(),
-            claimed: Vec::new(),
-            keyed: Vec::new(),
+            claims: Claims::default(),
             scratch: Vec::with_capacity(crate::wire::MAX_DATAGRAM),
             heard: Vec::new(),
             tally: Tally::default(),
         }
     }
 
-    /// Prepares for datagrams that are about to be taken in: the records of their devices are fetched together, and the keys where
-    /// they are to open them.
+    /// Prepares for datagrams that are about to be taken in: what they will ask for is fetched together.
     pub fn prefetch<'a>(&mut self, datagrams: impl Iterator<Item = &'a [u8]>) {
-        self.claimed.clear();
-        self.keyed.clear();
-        for bytes in datagrams {
-            let Some(device) = Frame::claimed_device(bytes) else { continue };
-            self.claimed.push(device);
-            if Frame::claimed_level(bytes) == Some(Level::Device) {
-                self.keyed.push(device);
-            }
-        }
-        self.core.keys.prefetch(&self.keyed);
-        self.core.table.prefetch(&self.claimed);
+        self.claims.prefetch(&self.core.keys, &self.core.table, datagrams);
     }
 
     /// Takes in one datagram. What is to be sent now is then in `replies`, and nothing else, in order: mostly to the datagram's

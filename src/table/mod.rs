@@ -10,6 +10,7 @@ pub mod accept;
 pub mod ages;
 pub mod bounded;
 mod challenge;
+pub mod claims;
 pub mod contest;
 pub mod heard;
 pub mod kept;

@@ -308,6 +308,11 @@ impl<'a> Frame<'a> {
         Some(Flags(u16::from_le_bytes(*bytes.get(1..)?.first_chunk()?)).level())
     }
 
+    /// The key id that unversioned `bytes` claim to be sealed with, without looking at anything else.
+    pub fn claimed_key_id(bytes: &[u8]) -> Option<KeyId> {
+        Some(KeyId::from_le_bytes(*bytes.get(3..)?.first_chunk()?))
+    }
+
     /// The claimed header.
     pub const fn header(&self) -> &Header {
         &self.header
@@ -359,6 +364,8 @@ mod tests {
                 assert_eq!(Frame::claimed_device(&expected[..13]), None);
                 assert_eq!(Frame::claimed_level(&expected), Some(header().level()));
                 assert_eq!(Frame::claimed_level(&expected[..2]), None);
+                assert_eq!(Frame::claimed_key_id(&expected), Some(header().key_id));
+                assert_eq!(Frame::claimed_key_id(&expected[..5]), None);
             }
             assert_eq!(frame.header().rotation(), 0x1122_3344 / 86_400);
             let (associated, nonce, sealed) = frame.take_parts();
