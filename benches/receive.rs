@@ -26,7 +26,8 @@ use std::time::Duration;
 use fleet::{Fleet, NETWORK, ROOT};
 use lastroute::auth::keys::{DeviceKey, RootKey};
 use lastroute::clock::{Clock, Timestamp};
-use lastroute::ingest::pipeline::Pipeline;
+use lastroute::id::KeyId;
+use lastroute::ingest::pipeline::{Core, Pipeline};
 use lastroute::ingest::posts::Posts;
 use lastroute::metrics::{Counters, Disposition};
 use lastroute::udp::{BoundSocket, RECEIVE_BATCH, Receiver};
@@ -102,13 +103,15 @@ struct Kind {
     name: &'static str,
     /// Those of the device level are compared with each other, and so are the others.
     level: u16,
-    /// The device's own key is known.
-    has_key: bool,
+    /// The device's own keys are known, this many.
+    keys: usize,
     /// The devices were heard today.
     is_heard: bool,
     /// What makes a genuine packet one of this kind.
     change: fn(&mut [u8]),
     becomes: Disposition,
+    /// Its place among [`KINDS`] is that of what it is compared with.
+    against: usize,
 }
 
 fn unchanged(_: &mut [u8]) {}
@@ -124,30 +127,52 @@ fn rename(bytes: &mut [u8]) {
 
 const DEVICE: u16 = Flags::DEVICE_KEY;
 
-/// The first two are what the others are compared with. An unknown device is compared with a packet of the network level, which
-/// is the stricter way.
-const KINDS: [Kind; 7] = [
+/// The second key of devices that have two.
+const SECOND: KeyId = KeyId::from_le_bytes([0x18, 0x0a, 0x00]);
+
+/// The first three are what the others are compared with. An unknown device is compared with a packet of the network level, which
+/// is the stricter way; a bad tag whose key is to be derived with a packet whose key is: devices that speak by two keys in turn have
+/// each derived each time, for the one that is kept is the other one.
+const KINDS: [Kind; 8] = [
     kind("counted, network level", 0, unchanged, Disposition::Accepted),
-    Kind { has_key: true, ..kind("counted, device level", DEVICE, unchanged, Disposition::Accepted) },
+    Kind { keys: 1, against: 1, ..kind("counted, device level", DEVICE, unchanged, Disposition::Accepted) },
+    Kind {
+        keys: 2,
+        against: 2,
+        ..kind("counted, device level, key derived", DEVICE, unchanged, Disposition::Accepted)
+    },
     kind("unknown network", 0, rename, Disposition::UnknownNetwork),
     kind("unknown device", DEVICE, unchanged, Disposition::UnknownDevice),
     kind("bad tag, network level", 0, spoil, Disposition::BadTag),
-    Kind { has_key: true, ..kind("bad tag, device level, heard today", DEVICE, spoil, Disposition::BadTag) },
+    Kind { keys: 1, against: 1, ..kind("bad tag, device level, heard today", DEVICE, spoil, Disposition::BadTag) },
     Kind {
-        has_key: true,
+        keys: 1,
         is_heard: false,
-        ..kind("bad tag, device level, not heard", DEVICE, spoil, Disposition::BadTag)
+        against: 2,
+        ..kind("bad tag, device level, key derived", DEVICE, spoil, Disposition::BadTag)
     },
 ];
 
 const fn kind(name: &'static str, level: u16, change: fn(&mut [u8]), becomes: Disposition) -> Kind {
-    Kind { name, level, has_key: false, is_heard: true, change, becomes }
+    Kind { name, level, keys: 0, is_heard: true, change, becomes, against: 0 }
 }
 
 impl Kind {
-    /// Its place among [`KINDS`] is that of what it is compared with.
-    fn against(&self) -> usize {
-        usize::from(self.level == DEVICE && self.has_key)
+    /// The next packet of each device, and again.
+    fn write(&self, fleet: &Fleet, devices: u64, number: u64, out: &mut Vec<u8>) {
+        let (index, round) = (number % devices, number / devices);
+        // The first one of all, which was before, was by the first key.
+        let key_id = if self.keys == 2 && round.is_multiple_of(2) { SECOND } else { NETWORK };
+        fleet.packet_by(key_id, index, 1 + round as u16, self.level, out);
+        (self.change)(out);
+    }
+
+    /// Lets a gateway know the keys of a device.
+    fn know(&self, core: &Core, index: u64) {
+        let key = |key_id| DeviceKey { key_id: Some(key_id), root: RootKey::new(ROOT) };
+        if self.keys > 0 {
+            core.keys.set_device(fleet::device(index), key(NETWORK), (self.keys == 2).then(|| key(SECOND)));
+        }
     }
 }
 
@@ -160,10 +185,7 @@ fn refuse(rounds: u64, devices: u64) {
     let loads = KINDS.map(|kind| {
         // What is refused may come again and again: nothing is remembered of it.
         let count = if kind.becomes == Disposition::Accepted { COUNTED } else { 4 * WINDOW };
-        let write = |number, out: &mut Vec<u8>| {
-            fleet.packet(number % devices, 1 + (number / devices) as u16, kind.level, out);
-            (kind.change)(out);
-        };
+        let write = |number, out: &mut Vec<u8>| kind.write(&fleet, devices, number, out);
         Load::new(&fleet, &sender, devices, load::datagrams(count, write))
     });
     let mut runs = vec![Vec::new(); KINDS.len()];
@@ -177,21 +199,16 @@ fn refuse(rounds: u64, devices: u64) {
     println!("| datagram | ns CPU/datagram (least..most) | this / counted | datagrams/call | saturated |");
     println!("| --- | --- | --- | --- | --- |");
     for (own, kind) in runs.iter().zip(&KINDS) {
-        report(kind.name, own, |own| ratio(own, &runs[kind.against()]));
+        report(kind.name, own, |own| ratio(own, &runs[kind.against]));
     }
 }
 
 fn receive_kind(kind: &Kind, load: &Load, meter: &mut Meter) {
     let core = fleet::core(load.sealed_at);
-    if kind.has_key {
-        for index in 0..load.devices {
-            let key = DeviceKey { key_id: Some(NETWORK), root: RootKey::new(ROOT) };
-            core.keys.set_device(fleet::device(index), key, None);
-        }
-    }
+    (0..load.devices).for_each(|index| kind.know(&core, index));
     let mut pipeline = Pipeline::new(core);
     if kind.is_heard {
-        let level = if kind.has_key { kind.level } else { 0 };
+        let level = if kind.keys > 0 { kind.level } else { 0 };
         load.hear(&mut pipeline, level);
     }
     run_gateway(load, pipeline, (LISTEN, kind.becomes), meter);

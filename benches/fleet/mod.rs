@@ -45,6 +45,13 @@ impl Fleet {
         self.fleet.packet(index, sequence, flags, out);
     }
 
+    /// The same, by a key with another id that is the network's otherwise.
+    pub(crate) fn packet_by(&self, key_id: KeyId, index: u64, sequence: u16, flags: u16, out: &mut Vec<u8>) {
+        let key = RootKey::new(ROOT).day_key(Interface::Udp, self.day);
+        out.clear();
+        self.fleet.sealed_with(&key, key_id, (index, sequence, flags), out);
+    }
+
     /// The same, by the key of the device.
     pub(crate) fn own_packet(&self, index: u64, sequence: u16, out: &mut Vec<u8>) {
         let key = own_root(index).day_key(Interface::Udp, self.day);
