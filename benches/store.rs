@@ -1,7 +1,8 @@
 //! Keeping records: what a checkpoint costs in processor time and in bytes, of all records and of few, and how long a start
 //! takes that loads them together with the registry.
 //!
-//! `cargo bench --bench store [-- DEVICES [RUNS]]`, by default a million and 5. Checkpoints are made in this process, from a
+//! `cargo bench --bench store [-- [keyed] DEVICES [RUNS]]`, by default a million and 5; `keyed` gives each device a root key of its
+//! own. Checkpoints are made in this process, from a
 //! table of registered devices that real packets filled. The start is that of a gateway of its own, up to its line "ready".
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -37,7 +38,8 @@ fn main() {
     let (devices, runs) = (numbers.next().unwrap_or(1_000_000), numbers.next().unwrap_or(5));
     let data = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(import(data.path(), devices));
+    let keyed = std::env::args().any(|argument| argument == "keyed");
+    runtime.block_on(import(data.path(), devices, keyed));
     checkpoints(data.path(), devices);
     load(data.path());
     for _ in 0..runs {
@@ -111,7 +113,7 @@ fn load(data: &Path) {
 }
 
 /// Registers the devices whose records are to be kept.
-async fn import(data: &Path, devices: u64) {
+async fn import(data: &Path, devices: u64, keyed: bool) {
     let gateway = Gateway::start(data);
     let client = Client::new(&gateway.http, None).unwrap().with_limits(Duration::from_secs(60), 1 << 26);
     let post = async |path: &str, body: Value| {
@@ -126,8 +128,12 @@ async fn import(data: &Path, devices: u64) {
     for first in (0..devices).step_by(BATCH as usize) {
         let batch = first..devices.min(first + BATCH);
         let batch = batch.map(|index| {
-            json!({"mcuId": format!("{index:016x}"), "boardId": board, "organisationId": organisation,
-                "deviceId": fleet::device(index)})
+            let mut device = json!({"mcuId": format!("{index:016x}"), "boardId": board, "organisationId": organisation,
+                "deviceId": fleet::device(index)});
+            if keyed {
+                device["deviceRootKey"] = STANDARD.encode([index.to_le_bytes(); 4].concat()).into();
+            }
+            device
         });
         let answer = post("/device/import", json!({"devices": batch.collect::<Vec<_>>()})).await;
         assert!(answer["created"].as_u64() > Some(0), "{answer}");
