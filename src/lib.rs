@@ -2,7 +2,7 @@
 //! and lets a sender wait for a sleeping device.
 //!
 //! Decisions are pure code over bytes, addresses and `now`; sockets and HTTP sit at the edge. Imports point down:
-//! [`id`], [`clock`], [`metrics`], [`quote`], [`health`]; [`wire`], `devices`; [`auth`]; [`table`]: up to here without runtime, sockets or files, and
+//! [`id`], [`clock`], [`metrics`], [`quote`], [`text`], [`health`]; [`wire`], `devices`; [`auth`]; [`table`]: up to here without runtime, sockets or files, and
 //! built alone without the feature `server`, then `udp`, `waiters`, `downlink`, `status`, `duration`, `service`; `records`, `ingest`,
 //! `wait`, `client`, `decode`, `definitions`; `registry`, `simulate`, `transfer`, `store`, `explain`, `measure`; `dispatch`; `api`; `config`; `app`, `top`;
 //! `demo`; `cli`. ARCHITECTURE.md has the map, docs/protocol.md the wire facts.
@@ -17,6 +17,7 @@ pub mod id;
 pub mod metrics;
 pub mod quote;
 pub mod table;
+pub mod text;
 pub mod wire;
 
 #[cfg(feature = "server")]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-use jiff::fmt::temporal::DateTimePrinter;
+use jiff::tz::Offset;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type};
 use utoipa::openapi::{RefOr, Schema};
@@ -15,6 +15,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::clock::Timestamp;
 use crate::id::DeviceId;
+use crate::text::Text;
 
 /// The body of `GET /gateway`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -118,13 +119,28 @@ impl PartialSchema for Time {
 
 impl ToSchema for Time {}
 
-impl Serialize for Time {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
+impl Time {
+    /// Bytes of its text.
+    pub const LEN: usize = 24;
+
+    /// Adds its text.
+    pub fn add_to<const N: usize>(self, text: &mut Text<N>) {
         // After the year 9999 there is no such text.
         let millis = i64::try_from(self.0.0).unwrap_or(i64::MAX);
         let time = jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::MAX);
-        serializer.serialize_str(&PRINTER.timestamp_to_string(&time))
+        let (time, part) = (Offset::UTC.to_datetime(time), |number: i8| u64::from(number.unsigned_abs()));
+        text.padded::<4>(time.year().unsigned_abs().into()).add("-");
+        text.padded::<2>(part(time.month())).add("-").padded::<2>(part(time.day())).add("T");
+        text.padded::<2>(part(time.hour())).add(":").padded::<2>(part(time.minute())).add(":");
+        text.padded::<2>(part(time.second())).add(".").padded::<3>(time.millisecond().unsigned_abs().into()).add("Z");
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut text = Text::<{ Self::LEN }>::new();
+        self.add_to(&mut text);
+        serializer.serialize_str(str::from_utf8(text.as_bytes()).unwrap_or_default())
     }
 }
 
@@ -146,6 +162,8 @@ impl FromStr for Time {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -156,5 +174,16 @@ mod tests {
         assert_eq!(serde_json::to_string(&Time(Timestamp(u64::MAX))).unwrap(), "\"9999-12-30T22:00:00.999Z\"");
         assert_eq!(serde_json::from_str::<Time>("\"1969-12-31T23:00:00Z\"").unwrap(), Time(Timestamp(0)));
         assert!(serde_json::from_str::<Time>("\"yesterday\"").is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_time_is_written_as_rfc_3339_says(millis in 0..=253_402_207_200_999_i64) {
+            let written = serde_json::to_string(&Time(Timestamp(millis as u64))).unwrap();
+            let time = jiff::Timestamp::from_millisecond(millis).unwrap();
+            prop_assert_eq!(written, format!("\"{time:.3}\""));
+        }
     }
 }
