@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::future::ready;
-use std::io::Write;
 
 use futures_util::future::{BoxFuture, FutureExt};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -15,6 +14,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
 
 use crate::id::{Cursor, DeviceId};
+use crate::records::route::direct_json;
+use crate::table::route::{DirectRoute, Route};
+use crate::text::Text;
 
 use super::access::Scope;
 use super::call::Call;
@@ -45,6 +47,8 @@ pub(super) type Answer = Result<Reply, ApiError>;
 const LONG_BODY: usize = 64 * 1024;
 /// The longest text of a position: two numbers of twenty digits and what joins them.
 const CURSOR: usize = 41;
+/// Headers of a last route over HTTP/2 with those that hyper adds: one more than there is room for without being asked.
+const HTTP2_HEADERS: usize = 7;
 /// Records of an answer from which on it is encoded apart.
 const LONG_LIST: usize = 1000;
 
@@ -160,12 +164,24 @@ impl Call {
 
     pub(super) fn last_route(&self, id: DeviceId) -> Answer {
         self.seen(id)?;
-        let snapshot = self.api.table.snapshot(id).ok_or(ApiError::NeverHeard(id))?;
-        let route = snapshot.last_route.ok_or(ApiError::NeverHeard(id))?;
-        let mut response = self.ok(&views::UplinkRoute::from(&route))?;
-        add_cursor(response.headers_mut(), snapshot.cursor)?;
+        let (route, cursor) = self.api.table.last_route(id).ok_or(ApiError::NeverHeard(id))?;
+        let mut response = match (self.format, &route) {
+            (Format::Json, Route::Direct(route)) => self.direct_route(route),
+            _ => self.ok(&views::UplinkRoute::from(&route))?,
+        };
+        add_cursor(response.headers_mut(), cursor)?;
         response.headers_mut().insert(LASTROUTE_TRUST, HeaderValue::from_static(route.trust().name()));
         Ok(response)
+    }
+
+    /// What is asked for most, in the form in which it mostly is.
+    fn direct_route(&self, route: &DirectRoute) -> Reply {
+        let mut response = whole(Bytes::copy_from_slice(direct_json(route).as_bytes()));
+        if self.http2 {
+            response.headers_mut().reserve(HTTP2_HEADERS);
+        }
+        response.headers_mut().insert(CONTENT_TYPE, self.format.content_type_header());
+        response
     }
 
     async fn last_routes(&self, request: Box<Request<Incoming>>) -> Answer {
@@ -346,11 +362,10 @@ fn whole(body: impl Into<Bytes>) -> Reply {
 }
 
 pub(super) fn add_cursor(headers: &mut HeaderMap, cursor: Cursor) -> Result<(), ApiError> {
-    let mut room = [0; CURSOR];
-    let mut rest = &mut room[..];
-    write!(rest, "{cursor}").map_err(|_| ApiError::Internal)?;
-    let len = CURSOR - rest.len();
-    let value = HeaderValue::from_bytes(&room[..len]).map_err(|_| ApiError::Internal)?;
+    let mut text = Text::<CURSOR>::new();
+    // As its `Display`.
+    text.decimal(cursor.epoch).add("-").decimal(cursor.n);
+    let value = HeaderValue::from_bytes(text.as_bytes()).map_err(|_| ApiError::Internal)?;
     headers.insert(LASTROUTE_CURSOR, value);
     Ok(())
 }
@@ -358,6 +373,15 @@ pub(super) fn add_cursor(headers: &mut HeaderMap, cursor: Cursor) -> Result<(), 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cursor_is_told_as_it_is_written_elsewhere() {
+        for cursor in [Cursor { epoch: 0, n: 0 }, Cursor { epoch: 7, n: 42 }, Cursor { epoch: u64::MAX, n: u64::MAX }] {
+            let mut headers = HeaderMap::new();
+            add_cursor(&mut headers, cursor).unwrap();
+            assert_eq!(headers[LASTROUTE_CURSOR], cursor.to_string());
+        }
+    }
 
     #[tokio::test]
     async fn what_takes_long_is_done_on_another_thread_and_what_does_not_on_this_one() {

@@ -10,7 +10,8 @@ use crate::clock::Timestamp;
 use crate::downlink::event::Way;
 use crate::id::DeviceId;
 use crate::status::Time;
-use crate::table::route::{self, Relaying, Route};
+use crate::table::route::{self, DirectRoute, Relaying, Route};
+use crate::text::Text;
 use crate::wire::container::{BtAddress, RouteInterface};
 
 use super::described;
@@ -122,6 +123,19 @@ impl UplinkRoute {
     }
 }
 
+/// Bytes of the longest JSON of a direct route: the one with the longest of all addresses.
+pub const DIRECT_JSON: usize = 184;
+
+/// The JSON of an [`UplinkRoute`] without a relay. It is asked for most, and this takes an eighth of the time.
+pub fn direct_json(route: &DirectRoute) -> Text<DIRECT_JSON> {
+    let mut json = Text::new();
+    json.add(r#"{"interface":"udp","interfaceData":{"sequence":"#).decimal(route.sequence.into());
+    json.add(r#"},"udp":{"address":""#).address(route.address).add(r#"","time":""#);
+    Time(route.received_at).add_to(&mut json);
+    json.add(r#""}}"#);
+    json
+}
+
 /// How a device was spoken to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -205,6 +219,9 @@ impl From<&BtAddress> for BtLe {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::net::{IpAddr, Ipv6Addr, SocketAddrV6};
+
+    use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
@@ -253,6 +270,35 @@ pub(crate) mod tests {
     #[test]
     fn a_direct_route_is_that_of_the_contract() {
         assert_eq!(json(UplinkRoute::from(&Route::Direct(direct()))), udp(4711));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_json_of_a_direct_route_is_the_same_either_way(ip: IpAddr, port: u16, sequence: u16, at in 0..1_u64 << 49) {
+            let address = SocketAddr::new(ip, port);
+            let route = DirectRoute { address, received_at: Timestamp(at), sequence, trust: Trust::Network };
+            let json = serde_json::to_vec(&UplinkRoute::from(&Route::Direct(route))).unwrap();
+            let written = direct_json(&route);
+            prop_assert_eq!(written.as_bytes(), json);
+        }
+    }
+
+    #[test]
+    fn the_longest_of_all_direct_routes_has_room_in_its_json() {
+        let ip = Ipv6Addr::from_bits(u128::MAX);
+        for address in [SocketAddrV6::new(ip, u16::MAX, 0, u32::MAX), SocketAddrV6::new(ip, u16::MAX, 0, 0)] {
+            let route = DirectRoute {
+                address: address.into(),
+                received_at: Timestamp(u64::MAX),
+                sequence: u16::MAX,
+                ..direct()
+            };
+            let json = serde_json::to_vec(&UplinkRoute::from(&Route::Direct(route))).unwrap();
+            assert_eq!(direct_json(&route).as_bytes(), json);
+            assert!(json.len() <= DIRECT_JSON);
+        }
     }
 
     #[test]

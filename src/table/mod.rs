@@ -41,7 +41,7 @@ use bounded::Bounded;
 use contest::Contest;
 pub use packet::Packet;
 use record::{Record, Routed, bit};
-use route::{Application, Counted, Outcome, Snapshot};
+use route::{Application, Counted, Outcome, Route, Snapshot};
 use rules::{Arrival, RouteChange, Step, TimeClass, judge};
 use sending::Release;
 use side::Side;
@@ -338,6 +338,13 @@ impl RouteTable {
     /// What is known of a device that was heard, or was spoken of.
     pub fn snapshot(&self, id: DeviceId) -> Option<Snapshot> {
         self.records.lock(id).find().map(|record| record.snapshot(id, self.epoch_base))
+    }
+
+    /// The last route of a device that was heard, and the position of its last counted packet.
+    pub fn last_route(&self, id: DeviceId) -> Option<(Route, Cursor)> {
+        let place = self.records.lock(id);
+        let record = place.find()?;
+        Some((record.last_route()?, record.cursor(self.epoch_base)))
     }
 
     /// Whether anything is known of a device.

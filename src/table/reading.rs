@@ -104,7 +104,7 @@ impl Record {
         self.cold.as_ref().and_then(|cold| cold.relayed)
     }
 
-    fn last_route(&self) -> Option<Route> {
+    pub(super) fn last_route(&self) -> Option<Route> {
         match self.relayed().filter(|_| self.has(bit::LAST_ROUTE_RELAYED)) {
             Some(route) => Some(Route::Relayed(route)),
             None => self.direct().map(Route::Direct),
