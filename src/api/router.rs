@@ -170,7 +170,10 @@ const fn delete(template: &'static str, needs: Needs, endpoint: Make) -> Row {
 
 /// The paths and their methods.
 #[derive(Clone, Debug)]
-pub struct Router(matchit::Router<&'static [Row]>);
+pub struct Router {
+    paths: matchit::Router<&'static [Row]>,
+    has_last_route: bool,
+}
 
 impl Router {
     /// Every path of the API.
@@ -185,19 +188,26 @@ impl Router {
 
     #[allow(clippy::expect_used, reason = "the rows are constants, and every test builds a router of them")]
     fn of(keep: impl Fn(&str) -> bool) -> Self {
-        let mut router = matchit::Router::new();
+        let mut paths = matchit::Router::new();
         for rows in ROWS.chunk_by(|row, next| row.template == next.template) {
             let template = rows[0].template;
             if keep(template) {
-                router.insert(template, rows).expect("distinct templates, the rows of each together");
+                paths.insert(template, rows).expect("distinct templates, the rows of each together");
             }
         }
-        Self(router)
+        Self { paths, has_last_route: keep(LAST_ROUTE) }
     }
 
     /// Finds the endpoint of a request. `HEAD` is answered wherever `GET` is.
     pub fn resolve(&self, method: &Method, path: &str) -> Matched {
-        let Ok(found) = self.0.at(path) else {
+        match last_route(path).filter(|_| self.has_last_route && *method == Method::GET) {
+            Some(id) => Matched { template: LAST_ROUTE, needs: Needs::Read, endpoint: Ok(Endpoint::LastRoute(id)) },
+            None => self.search(method, path),
+        }
+    }
+
+    fn search(&self, method: &Method, path: &str) -> Matched {
+        let Ok(found) = self.paths.at(path) else {
             return Matched { template: UNMATCHED, needs: Needs::Read, endpoint: Err(Unroutable::Path) };
         };
         let rows = *found.value;
@@ -219,7 +229,7 @@ impl Router {
     pub(super) fn that_panics() -> Self {
         const ROW: &[Row] = &[get("/panic", Needs::Nothing, |_| panic!("as intended"))];
         let mut router = Self::new();
-        router.0.insert(ROW[0].template, ROW).unwrap();
+        router.paths.insert(ROW[0].template, ROW).unwrap();
         router
     }
 }
@@ -234,6 +244,11 @@ impl Row {
     fn accepts(&self, method: &Method) -> bool {
         method == self.method || (method == Method::HEAD && self.method == Method::GET)
     }
+}
+
+/// The device whose last route has this path, in which mostly nothing is encoded.
+fn last_route(path: &str) -> Option<DeviceId> {
+    path.strip_prefix("/device/deviceId/")?.strip_suffix("/lastRoute")?.parse().ok()
 }
 
 fn allow(rows: &[Row]) -> String {
@@ -400,6 +415,26 @@ mod tests {
             "/key",
         ] {
             assert_eq!(resolve("GET", path), Err(Unroutable::Path), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_most_is_what_a_search_would_find() {
+        let router = Router::new();
+        for id in [
+            "d291d4d66bf0a955",
+            "D291D4D66BF0A955",
+            "0000000000000000",
+            "d291d4d66bf0a95",
+            "d291d4d66bf0a9555",
+            "",
+            "/",
+        ] {
+            for path in [format!("/device/deviceId/{id}/lastRoute"), format!("/device/deviceId/{id}/lastRoute/")] {
+                for method in [Method::GET, Method::HEAD, Method::POST] {
+                    assert_eq!(router.resolve(&method, &path), router.search(&method, &path), "{method} {path}");
+                }
+            }
         }
     }
 
