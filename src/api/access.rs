@@ -127,6 +127,11 @@ impl Access {
         self.administrators.is_empty() && self.tokens.is_none()
     }
 
+    /// Who makes any request, where everybody may do everything.
+    pub(super) fn everybody(&self) -> Option<Caller> {
+        self.is_open().then(|| Caller::administrator(&self.everybody))
+    }
+
     /// To be held while a stored key is made or deleted, so that what is written and what is in force go in one order.
     pub(super) fn changes(&self) -> &Mutex<()> {
         &self.changes
@@ -157,8 +162,8 @@ impl Access {
     /// # Errors
     /// Nothing that is known, or no longer, or not yet.
     pub fn admit(&self, headers: &HeaderMap, now: Timestamp) -> Result<Admission, ApiError> {
-        if self.is_open() {
-            return Ok(Admission::Caller(Caller::administrator(&self.everybody)));
+        if let Some(everybody) = self.everybody() {
+            return Ok(Admission::Caller(everybody));
         }
         let header = |name: HeaderName| headers.get(name).map(|value| value.as_bytes().trim_ascii());
         let shown = [
