@@ -207,14 +207,15 @@ pub(super) struct Guarded {
     /// The value of `Peer::begun` that the deadline for reading belongs to.
     begun: usize,
     in_head: bool,
-    read_by: Instant,
+    /// `None`: it is to be reckoned when there is nothing to read, which after all of a head is no more.
+    read_by: Option<Instant>,
     read_timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Guarded {
     pub(super) fn new(peer: Arc<Peer>, deadlines: Deadlines) -> Self {
-        let read_by = Instant::now() + deadlines.head;
+        let read_by = Some(Instant::now() + deadlines.head);
         Self { peer, deadlines, begun: 0, in_head: true, read_by, read_timer: None, write_timer: None }
     }
 
@@ -225,8 +226,7 @@ impl Guarded {
         }
         let begun = self.peer.begun.load(Ordering::Relaxed);
         if !self.in_head || begun != self.begun {
-            (self.in_head, self.begun) = (true, begun);
-            self.read_by = Instant::now() + self.deadlines.head;
+            (self.in_head, self.begun, self.read_by) = (true, begun, None);
         }
     }
 
@@ -240,10 +240,11 @@ impl Guarded {
         }
         let begun = self.peer.begun.load(Ordering::Relaxed);
         if begun != self.begun {
-            (self.in_head, self.begun) = (false, begun);
-            self.read_by = Instant::now() + self.deadlines.idle;
+            (self.in_head, self.begun, self.read_by) = (false, begun, None);
         }
-        poll_deadline(&mut self.read_timer, self.read_by, cx)
+        let most = if self.in_head { self.deadlines.head } else { self.deadlines.idle };
+        let read_by = *self.read_by.get_or_insert_with(|| Instant::now() + most);
+        poll_deadline(&mut self.read_timer, read_by, cx)
     }
 
     fn poll_write_with(
