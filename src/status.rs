@@ -129,10 +129,10 @@ impl Time {
         let millis = i64::try_from(self.0.0).unwrap_or(i64::MAX);
         let time = jiff::Timestamp::from_millisecond(millis).unwrap_or(jiff::Timestamp::MAX);
         let (time, part) = (Offset::UTC.to_datetime(time), |number: i8| u64::from(number.unsigned_abs()));
-        text.padded::<4>(time.year().unsigned_abs().into()).add("-");
-        text.padded::<2>(part(time.month())).add("-").padded::<2>(part(time.day())).add("T");
-        text.padded::<2>(part(time.hour())).add(":").padded::<2>(part(time.minute())).add(":");
-        text.padded::<2>(part(time.second())).add(".").padded::<3>(time.millisecond().unsigned_abs().into()).add("Z");
+        text.digits(time.year().unsigned_abs().into(), 4).add("-");
+        text.digits(part(time.month()), 2).add("-").digits(part(time.day()), 2).add("T");
+        text.digits(part(time.hour()), 2).add(":").digits(part(time.minute()), 2).add(":");
+        text.digits(part(time.second()), 2).add(".").digits(time.millisecond().unsigned_abs().into(), 3).add("Z");
     }
 }
 

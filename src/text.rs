@@ -11,9 +11,6 @@ pub struct Text<const N: usize> {
     len: usize,
 }
 
-/// Decimal digits of the greatest number.
-const DIGITS: usize = 20;
-
 impl<const N: usize> Text<N> {
     /// Nothing yet.
     pub const fn new() -> Self {
@@ -27,30 +24,23 @@ impl<const N: usize> Text<N> {
 
     /// Adds what is text already.
     pub fn add(&mut self, text: &str) -> &mut Self {
-        self.put(text.as_bytes())
+        self.room(text.len()).copy_from_slice(text.as_bytes());
+        self
     }
 
     /// Adds a number in decimal.
-    pub fn decimal(&mut self, mut number: u64) -> &mut Self {
-        let (mut digits, mut first) = ([0; DIGITS], DIGITS);
-        loop {
-            first -= 1;
-            digits[first] = digit(number);
-            number /= 10;
-            if number == 0 {
-                return self.put(&digits[first..]);
-            }
-        }
+    pub fn decimal(&mut self, number: u64) -> &mut Self {
+        let len = number.checked_ilog10().map_or(1, |log| log as usize + 1);
+        self.digits(number, len)
     }
 
-    /// Adds the last `W` decimal digits of a number, with zeros in front if it has fewer.
-    pub fn padded<const W: usize>(&mut self, mut number: u64) -> &mut Self {
-        let mut digits = [0; W];
-        for place in digits.iter_mut().rev() {
-            *place = digit(number);
+    /// Adds the last `len` decimal digits of a number, with zeros in front if it has fewer.
+    pub fn digits(&mut self, mut number: u64, len: usize) -> &mut Self {
+        for place in self.room(len).iter_mut().rev() {
+            *place = b'0' + (number % 10) as u8;
             number /= 10;
         }
-        self.put(&digits)
+        self
     }
 
     /// Adds an address with its port.
@@ -70,10 +60,11 @@ impl<const N: usize> Text<N> {
         self
     }
 
-    fn put(&mut self, bytes: &[u8]) -> &mut Self {
-        self.bytes[self.len..][..bytes.len()].copy_from_slice(bytes);
-        self.len += bytes.len();
-        self
+    /// The next so many bytes.
+    fn room(&mut self, len: usize) -> &mut [u8] {
+        let from = self.len;
+        self.len += len;
+        &mut self.bytes[from..self.len]
     }
 }
 
@@ -88,11 +79,6 @@ impl<const N: usize> Default for Text<N> {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// The last decimal digit of a number.
-const fn digit(number: u64) -> u8 {
-    b'0' + (number % 10) as u8
 }
 
 #[cfg(test)]
@@ -116,7 +102,7 @@ mod tests {
         fn it_is_what_the_formatter_would_write(number: u64, small: u16, ip: IpAddr, port: u16) {
             for number in [number, small.into()] {
                 prop_assert_eq!(text(|text| _ = text.decimal(number)), number.to_string());
-                prop_assert_eq!(text(|text| _ = text.padded::<4>(number)), format!("{:04}", number % 10_000));
+                prop_assert_eq!(text(|text| _ = text.digits(number, 4)), format!("{:04}", number % 10_000));
             }
             let address = SocketAddr::new(ip, port);
             prop_assert_eq!(text(|text| _ = text.address(address)), address.to_string());
@@ -135,7 +121,7 @@ mod tests {
     #[test]
     fn what_is_added_stands_in_a_row() {
         let address = "203.0.113.7:6200".parse().unwrap();
-        let row = text(|text| _ = text.add("from ").address(address).add(" on day ").padded::<2>(5));
+        let row = text(|text| _ = text.add("from ").address(address).add(" on day ").digits(5, 2));
         assert_eq!(row, "from 203.0.113.7:6200 on day 05");
     }
 }

@@ -18,6 +18,7 @@ use super::connection::{InFlight, Peer};
 use super::error::{self, ApiError};
 use super::format::Format;
 use super::handlers::{Answer, Reply, encoded};
+use super::look_up::{Answering, LookUp};
 use super::outgoing::{Content, Outgoing, Room, Taken};
 use super::router::{Endpoint, Matched, Needs, UNMATCHED};
 use super::waiting::wait_of;
@@ -48,19 +49,21 @@ pub(super) struct Call {
 impl Surface {
     /// Answers a request. Who waits may do so by the hundred thousand: all futures on the way are boxed, each no larger than
     /// what it still needs, and the request is given up before the wait begins.
-    pub(super) fn respond(
-        self: Arc<Self>,
-        peer: &Arc<Peer>,
-        request: Request<Incoming>,
-    ) -> BoxFuture<'static, Outcome> {
+    pub(super) fn respond(self: Arc<Self>, peer: &Arc<Peer>, request: Request<Incoming>) -> Answering {
         // All this runs as part of the connection: over HTTP/2 a panic would end other requests, too.
         let (template, needs, endpoint) = self.routed(&request);
+        let admitted = caught(|| self.admit(needs, &request));
+        if let (Ok(Endpoint::LastRoute(id)), Ok(Admission::Caller(caller))) = (&endpoint, &admitted)
+            && let Ok(Some(look_up)) = caught(|| Ok(LookUp::of(&self, peer, *id, caller, &request)))
+        {
+            return Answering::LastRoute(Some(look_up));
+        }
         let call = Call::new(self, peer, template, needs, &request);
-        match caught(|| call.surface.admit(needs, &request)) {
+        Answering::Other(match admitted {
             Ok(Admission::Caller(caller)) => call.admitted(caller, endpoint, request),
             Ok(Admission::Token(bearer)) => Box::pin(call.of_bearer(bearer, endpoint, Box::new(request))),
             Err(error) => Box::pin(ready(call.finish(Err(error)))),
-        }
+        })
     }
 
     fn routed(&self, request: &Request<Incoming>) -> (&'static str, Needs, Result<Endpoint, ApiError>) {
@@ -163,11 +166,6 @@ impl Call {
     ) -> BoxFuture<'static, Outcome> {
         self.caller = caller;
         match endpoint.and_then(|endpoint| self.caller.meets(self.needs).map(|()| endpoint)) {
-            // What is asked for most, without a detour.
-            Ok(Endpoint::LastRoute(id)) => {
-                let answer = caught(|| self.last_route(id));
-                Box::pin(ready(self.finish(answer)))
-            }
             // These come by the hundred, and nothing of them is kept until their tasks run.
             Ok(Endpoint::WaitForPacket(id)) => {
                 let wanted = Box::new(wait_of(&request));
@@ -220,7 +218,7 @@ fn head_len(request: &Request<Incoming>) -> usize {
     target + headers.sum::<usize>()
 }
 
-fn refusal(error: &ApiError, format: Format, http2: bool) -> Reply {
+pub(super) fn refusal(error: &ApiError, format: Format, http2: bool) -> Reply {
     let mut reply = encoded(format, &error.view()).unwrap_or_default();
     *reply.status_mut() = error.status();
     error.add_headers(reply.headers_mut());
@@ -232,7 +230,7 @@ fn refusal(error: &ApiError, format: Format, http2: bool) -> Reply {
 }
 
 /// Headers of every answer, and the empty body of an answer to `HEAD`.
-fn finish(reply: &mut Reply, head: bool) {
+pub(super) fn finish(reply: &mut Reply, head: bool) {
     reply.headers_mut().insert(CACHE_CONTROL, const { HeaderValue::from_static("no-store") });
     reply.headers_mut().insert(VARY, const { HeaderValue::from_static("accept") });
     if head && reply.status() != StatusCode::NO_CONTENT {
@@ -255,7 +253,7 @@ fn unwound<'a, T: Send + 'a>(
 }
 
 /// What takes no waiting, in the same way.
-fn caught<T>(work: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
+pub(super) fn caught<T>(work: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(panicked()))
 }
 

@@ -14,11 +14,10 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout_at;
 
 use crate::id::{Cursor, DeviceId};
-use crate::records::route::direct_json;
-use crate::table::route::{DirectRoute, Route};
 use crate::text::Text;
 
-use super::access::Scope;
+use super::Api;
+use super::access::{Caller, Scope};
 use super::call::Call;
 use super::error::ApiError;
 use super::format::Format;
@@ -47,10 +46,16 @@ pub(super) type Answer = Result<Reply, ApiError>;
 const LONG_BODY: usize = 64 * 1024;
 /// The longest text of a position: two numbers of twenty digits and what joins them.
 const CURSOR: usize = 41;
-/// Headers of a last route over HTTP/2 with those that hyper adds: one more than there is room for without being asked.
-const HTTP2_HEADERS: usize = 7;
 /// Records of an answer from which on it is encoded apart.
 const LONG_LIST: usize = 1000;
+
+impl Api {
+    /// Whether a caller may know of a device: one for one organisation of those registered for it, and else of all.
+    pub(super) fn sees(&self, caller: &Caller, id: DeviceId) -> bool {
+        let registered_for = || self.table.registration(id).map(|registration| registration.organisation);
+        caller.scope() == Scope::All || caller.sees_device(registered_for())
+    }
+}
 
 impl Call {
     /// Answers `request` as `endpoint`.
@@ -151,10 +156,9 @@ impl Call {
         self.ok(&self.api.status().await?)
     }
 
-    /// Whether the caller may know of a device: one for one organisation of those registered for it, and else of all.
+    /// Whether the caller may know of a device.
     pub(super) fn sees(&self, id: DeviceId) -> bool {
-        let registered_for = || self.api.table.registration(id).map(|registration| registration.organisation);
-        self.caller.scope() == Scope::All || self.caller.sees_device(registered_for())
+        self.api.sees(&self.caller, id)
     }
 
     /// That the caller may know of a device.
@@ -165,23 +169,10 @@ impl Call {
     pub(super) fn last_route(&self, id: DeviceId) -> Answer {
         self.seen(id)?;
         let (route, cursor) = self.api.table.last_route(id).ok_or(ApiError::NeverHeard(id))?;
-        let mut response = match (self.format, &route) {
-            (Format::Json, Route::Direct(route)) => self.direct_route(route),
-            _ => self.ok(&views::UplinkRoute::from(&route))?,
-        };
+        let mut response = self.ok(&views::UplinkRoute::from(&route))?;
         add_cursor(response.headers_mut(), cursor)?;
         response.headers_mut().insert(LASTROUTE_TRUST, HeaderValue::from_static(route.trust().name()));
         Ok(response)
-    }
-
-    /// What is asked for most, in the form in which it mostly is.
-    fn direct_route(&self, route: &DirectRoute) -> Reply {
-        let mut response = whole(Bytes::copy_from_slice(direct_json(route).as_bytes()));
-        if self.http2 {
-            response.headers_mut().reserve(HTTP2_HEADERS);
-        }
-        response.headers_mut().insert(CONTENT_TYPE, self.format.content_type_header());
-        response
     }
 
     async fn last_routes(&self, request: Box<Request<Incoming>>) -> Answer {
@@ -324,13 +315,21 @@ pub(super) fn created(mut response: Reply) -> Reply {
 
 /// A response with `value` as its body.
 pub(super) fn encoded(format: Format, value: &impl Serialize) -> Answer {
-    let bytes = format.encode(value).map_err(|error| {
-        tracing::error!(%error, "an answer cannot be encoded");
-        ApiError::Internal
-    })?;
-    let mut response = whole(bytes);
+    let mut response = whole(bytes(format, value)?);
     response.headers_mut().insert(CONTENT_TYPE, format.content_type_header());
     Ok(response)
+}
+
+fn bytes(format: Format, value: &impl Serialize) -> Result<Vec<u8>, ApiError> {
+    format.encode(value).map_err(|error| {
+        tracing::error!(%error, "an answer cannot be encoded");
+        ApiError::Internal
+    })
+}
+
+/// The JSON of `value`.
+pub(super) fn json(value: &impl Serialize) -> Result<Vec<u8>, ApiError> {
+    bytes(Format::Json, value)
 }
 
 /// What was asked for is done, and there is nothing to tell.
@@ -362,12 +361,16 @@ fn whole(body: impl Into<Bytes>) -> Reply {
 }
 
 pub(super) fn add_cursor(headers: &mut HeaderMap, cursor: Cursor) -> Result<(), ApiError> {
+    headers.insert(LASTROUTE_CURSOR, cursor_header(cursor)?);
+    Ok(())
+}
+
+/// A cursor as the value of a header.
+pub(super) fn cursor_header(cursor: Cursor) -> Result<HeaderValue, ApiError> {
     let mut text = Text::<CURSOR>::new();
     // As its `Display`.
     text.decimal(cursor.epoch).add("-").decimal(cursor.n);
-    let value = HeaderValue::from_bytes(text.as_bytes()).map_err(|_| ApiError::Internal)?;
-    headers.insert(LASTROUTE_CURSOR, value);
-    Ok(())
+    HeaderValue::from_bytes(text.as_bytes()).map_err(|_| ApiError::Internal)
 }
 
 #[cfg(test)]
@@ -377,9 +380,7 @@ mod tests {
     #[test]
     fn a_cursor_is_told_as_it_is_written_elsewhere() {
         for cursor in [Cursor { epoch: 0, n: 0 }, Cursor { epoch: 7, n: 42 }, Cursor { epoch: u64::MAX, n: u64::MAX }] {
-            let mut headers = HeaderMap::new();
-            add_cursor(&mut headers, cursor).unwrap();
-            assert_eq!(headers[LASTROUTE_CURSOR], cursor.to_string());
+            assert_eq!(cursor_header(cursor).unwrap(), cursor.to_string());
         }
     }
 

@@ -22,6 +22,7 @@ mod handlers;
 mod health_metrics;
 mod keys;
 mod limits;
+mod look_up;
 mod message_metrics;
 pub mod messages;
 pub mod metrics_text;

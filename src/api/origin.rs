@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use hyper::Request;
-use hyper::header::{HOST, ORIGIN};
+use hyper::header::{HOST, HeaderMap, HeaderName, ORIGIN};
 
 use super::error::ApiError;
 
@@ -17,14 +17,19 @@ use super::error::ApiError;
 /// There is no `Host`, and no `:authority`, that is an IP address or `localhost`, or one that is not; or the `Origin` is of
 /// another host or port.
 pub(super) fn check<B>(request: &Request<B>) -> Result<(), ApiError> {
-    let named = request.headers().get_all(HOST).iter().map(|host| host.as_bytes());
-    let mut hosts = request.uri().authority().map(|authority| authority.as_str().as_bytes()).into_iter().chain(named);
+    let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    let mut hosts = authority.into_iter().chain(named(request.headers(), HOST));
     let host = hosts.next().filter(|host| is_address(host)).ok_or(ApiError::HostName)?;
     if !hosts.all(is_address) {
         return Err(ApiError::HostName);
     }
-    let mut origins = request.headers().get_all(ORIGIN).iter();
-    if origins.all(|origin| is_of(origin.as_bytes(), host)) { Ok(()) } else { Err(ApiError::OtherOrigin) }
+    let mut origins = named(request.headers(), ORIGIN);
+    if origins.all(|origin| is_of(origin, host)) { Ok(()) } else { Err(ApiError::OtherOrigin) }
+}
+
+/// The values of all headers of a name. Mostly there are few headers, and to look at all takes less than to search.
+fn named(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    headers.iter().filter(move |(named, _)| **named == name).map(|(_, value)| value.as_bytes())
 }
 
 /// Whether this is an IP address or `localhost`, with or without a port: nothing that is asked of name servers.

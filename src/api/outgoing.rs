@@ -11,6 +11,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::connection::InFlight;
 use super::events::{self, Events};
+use crate::records::route::DIRECT_JSON;
+use crate::text::Text;
 
 /// The longest answer that needs no room: what concerns one device is a quarter of it.
 const SMALL: usize = 4 * 1024;
@@ -74,10 +76,19 @@ pub(super) enum Outgoing {
     Events { events: Box<Events>, in_flight: InFlight },
 }
 
+/// All bytes of a body.
+#[derive(Debug)]
+pub(super) enum Whole {
+    /// Of whatever length.
+    Bytes(Bytes),
+    /// Few, with nothing of their own on the heap.
+    Short(Text<DIRECT_JSON>),
+}
+
 /// A body, and what is to last until the last of it is with the kernel, or thrown away.
 #[derive(Debug)]
 struct Held {
-    bytes: Bytes,
+    bytes: Whole,
     in_flight: Option<InFlight>,
     _room: Option<Taken>,
 }
@@ -91,9 +102,24 @@ pub(super) struct Part {
     to: usize,
 }
 
+impl Whole {
+    fn get(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Short(text) => text.as_bytes(),
+        }
+    }
+}
+
+impl From<Bytes> for Whole {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
 impl Part {
-    fn whole(bytes: Bytes, room: Option<Taken>, in_flight: Option<InFlight>) -> Self {
-        let to = bytes.len();
+    fn whole(bytes: Whole, room: Option<Taken>, in_flight: Option<InFlight>) -> Self {
+        let to = bytes.get().len();
         let of = (to > 0).then(|| Arc::new(Held { bytes, in_flight, _room: room }));
         Self { of, from: 0, to }
     }
@@ -120,7 +146,7 @@ impl Buf for Part {
     }
 
     fn chunk(&self) -> &[u8] {
-        self.of.as_ref().map_or(&[], |held| &held.bytes[self.from..self.to])
+        self.of.as_ref().map_or(&[], |held| &held.bytes.get()[self.from..self.to])
     }
 
     fn advance(&mut self, count: usize) {
@@ -151,13 +177,18 @@ impl Outgoing {
     /// events lasts as long as they do.
     pub(super) fn new(content: Content, room: Option<Taken>, in_flight: InFlight, http2: bool) -> Self {
         match content {
-            Content::Whole(bytes) => Self::Whole(Part::whole(bytes, room, http2.then_some(in_flight))),
-            Content::NoEvents => Self::Whole(Part::whole(Bytes::new(), None, None)),
+            Content::Whole(bytes) => Self::whole(bytes.into(), room, in_flight, http2),
+            Content::NoEvents => Self::Whole(Part::whole(Bytes::new().into(), None, None)),
             Content::Events(events) => {
                 in_flight.moved(Duration::ZERO);
                 Self::Events { events, in_flight }
             }
         }
+    }
+
+    /// The same, where all of it is there.
+    pub(super) fn whole(bytes: Whole, room: Option<Taken>, in_flight: InFlight, http2: bool) -> Self {
+        Self::Whole(Part::whole(bytes, room, http2.then_some(in_flight)))
     }
 }
 
@@ -176,7 +207,7 @@ impl Body for Outgoing {
                 // hyper takes one part more than the client makes way for, and asks no more. If it does not ask when the
                 // next comment is due, the client takes nothing.
                 in_flight.moved(if part.is_pending() { events::COMMENT_INTERVAL } else { Duration::ZERO });
-                part.map(|part| part.map(|bytes| Part::whole(bytes, None, None)))
+                part.map(|part| part.map(|bytes| Part::whole(bytes.into(), None, None)))
             }
         };
         part.map(|part| part.map(|part| Ok(Frame::data(part))))
@@ -206,7 +237,7 @@ mod tests {
         let bytes = Bytes::from_iter((0..60_000).map(|index| index as u8));
         let taken = room.take_for_answer(bytes.len()).unwrap();
         assert!(taken.is_some() && room.take_for_answer(bytes.len()).is_none());
-        let mut body = Outgoing::Whole(Part::whole(bytes.clone(), taken, None));
+        let mut body = Outgoing::Whole(Part::whole(bytes.clone().into(), taken, None));
         assert_eq!(body.size_hint().exact(), Some(60_000));
         let mut parts = Vec::new();
         while let Some(frame) = body.frame().await {

@@ -1,0 +1,163 @@
+//! The last route of a device, which is asked for most, as far as it can be told without what other requests need: to `GET`, in
+//! JSON, to somebody who may know of the device. All else, and all that is no answer but an error, is as with other requests.
+//!
+//! It is looked up when hyper asks for the answer, so that over HTTP/2 requests that came in together do not fill the caches
+//! with answers that nobody takes yet.
+
+use std::pin::Pin;
+use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue, VARY};
+use hyper::{Method, Request, Response, Version};
+
+use super::Surface;
+use super::access::Caller;
+use super::call::{Outcome, caught, finish, refusal};
+use super::connection::{InFlight, Peer};
+use super::error::ApiError;
+use super::format::Format;
+use super::handlers::{LASTROUTE_CURSOR, LASTROUTE_TRUST, Reply, cursor_header, json};
+use super::outgoing::{Outgoing, Whole};
+use super::router::LAST_ROUTE;
+use crate::id::DeviceId;
+use crate::records::route::{UplinkRoute, direct_json};
+use crate::table::route::Route;
+
+/// What becomes of a request.
+pub(super) enum Answering {
+    /// The last route is looked up at once. `None`: it was told.
+    LastRoute(Option<LookUp>),
+    /// Anything else.
+    Other(BoxFuture<'static, Outcome>),
+}
+
+/// A request for the last route of a device. It is kept where every request that waits has room for it: it is small.
+pub(super) struct LookUp {
+    surface: Arc<Surface>,
+    in_flight: InFlight,
+    id: DeviceId,
+    http2: bool,
+}
+
+/// Headers of the answer with no values yet for those that depend on it: cheaper to copy than to put together.
+struct Headers {
+    http1: HeaderMap,
+    /// All but the last, so that a copy grows at once by as many as hyper adds.
+    http2: HeaderMap,
+}
+
+static HEADERS: LazyLock<Headers> = LazyLock::new(Headers::new);
+/// Headers of the answer over HTTP/2, with those that hyper adds.
+const HTTP2_HEADERS: usize = 7;
+
+impl LookUp {
+    /// `None` if it takes more to answer.
+    pub(super) fn of(
+        surface: &Arc<Surface>,
+        peer: &Arc<Peer>,
+        id: DeviceId,
+        caller: &Caller,
+        request: &Request<Incoming>,
+    ) -> Option<Self> {
+        let plain = request.method() == Method::GET && request.body().is_end_stream();
+        if !plain || Format::accepted(request.headers()) != Format::Json || !surface.api.sees(caller, id) {
+            return None;
+        }
+        let (surface, in_flight) = (Arc::clone(surface), peer.begin(request.version()));
+        Some(Self { surface, in_flight, id, http2: request.version() == Version::HTTP_2 })
+    }
+
+    fn answer(self) -> Outcome {
+        let metrics = &self.surface.api.metrics;
+        match caught(|| self.look_up()) {
+            Ok(answer) => {
+                metrics.last_route_told();
+                Ok(answer.map(|body| Outgoing::whole(body, None, self.in_flight, self.http2)))
+            }
+            Err(error) => {
+                let mut reply = refusal(&error, Format::Json, self.http2);
+                metrics.request(LAST_ROUTE, reply.status());
+                finish(&mut reply, false);
+                Ok(reply.map(|body| Outgoing::new(body, None, self.in_flight, self.http2)))
+            }
+        }
+    }
+
+    fn look_up(&self) -> Result<Response<Whole>, ApiError> {
+        let (route, cursor) = self.surface.api.table.last_route(self.id).ok_or(ApiError::NeverHeard(self.id))?;
+        let mut response = Response::new(match &route {
+            Route::Direct(route) => Whole::Short(direct_json(route)),
+            Route::Relayed(_) => Whole::Bytes(json(&UplinkRoute::from(&route))?.into()),
+        });
+        let headers = response.headers_mut();
+        *headers = HEADERS.copy(self.http2);
+        headers.insert(LASTROUTE_CURSOR, cursor_header(cursor)?);
+        headers.insert(LASTROUTE_TRUST, HeaderValue::from_static(route.trust().name()));
+        Ok(response)
+    }
+}
+
+impl Headers {
+    fn new() -> Self {
+        let all = |headers| {
+            let mut reply = Reply::default();
+            *reply.headers_mut() = headers;
+            reply.headers_mut().insert(CONTENT_TYPE, Format::Json.content_type_header());
+            for name in [LASTROUTE_CURSOR, LASTROUTE_TRUST] {
+                reply.headers_mut().insert(name, const { HeaderValue::from_static("") });
+            }
+            finish(&mut reply, false);
+            std::mem::take(reply.headers_mut())
+        };
+        let mut http2 = all(HeaderMap::with_capacity(HTTP2_HEADERS));
+        http2.remove(VARY);
+        Self { http1: all(HeaderMap::new()), http2 }
+    }
+
+    fn copy(&self, http2: bool) -> HeaderMap {
+        if !http2 {
+            return self.http1.clone();
+        }
+        let mut headers = self.http2.clone();
+        headers.insert(VARY, const { HeaderValue::from_static("accept") });
+        headers
+    }
+}
+
+impl Future for Answering {
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        match self.get_mut() {
+            Self::LastRoute(look_up) => look_up.take().map_or(Poll::Pending, |look_up| Poll::Ready(look_up.answer())),
+            Self::Other(answer) => answer.as_mut().poll(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_headers_are_those_of_every_answer_and_its_own_in_one_order() {
+        let names = |headers: HeaderMap| headers.keys().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
+        let expected = ["content-type", "lastroute-cursor", "lastroute-trust", "cache-control", "vary"];
+        for http2 in [false, true] {
+            let headers = HEADERS.copy(http2);
+            assert_eq!(
+                (&headers["cache-control"], &headers["vary"]),
+                (&"no-store".parse().unwrap(), &"accept".parse().unwrap())
+            );
+            assert_eq!(names(headers), expected);
+        }
+    }
+
+    #[test]
+    fn a_request_that_waits_takes_no_more_for_it() {
+        assert!(size_of::<Answering>() <= 48, "{}", size_of::<Answering>());
+    }
+}
