@@ -52,6 +52,9 @@ impl Surface {
     pub(super) fn respond(self: Arc<Self>, peer: &Arc<Peer>, request: Request<Incoming>) -> Answering {
         // All this runs as part of the connection: over HTTP/2 a panic would end other requests, too.
         let (template, needs, endpoint) = self.routed(&request);
+        if let Ok(Endpoint::LastRoute(id)) = &endpoint {
+            self.api.table.aim(*id);
+        }
         let admitted = caught(|| self.admit(needs, &request));
         if let (Ok(Endpoint::LastRoute(id)), Ok(Admission::Caller(caller))) = (&endpoint, &admitted)
             && let Ok(Some(look_up)) = caught(|| Ok(LookUp::of(&self, peer, *id, caller, &request)))

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue, VARY};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, VARY};
 use hyper::{Method, Request, Response, Version};
 
 use super::Surface;
@@ -50,6 +50,9 @@ struct Headers {
 }
 
 static HEADERS: LazyLock<Headers> = LazyLock::new(Headers::new);
+/// The headers whose values depend on what is told, and how many there are before them.
+const TOLD: [HeaderName; 2] = [LASTROUTE_CURSOR, LASTROUTE_TRUST];
+const BEFORE_TOLD: usize = 1;
 /// Headers of the answer over HTTP/2, with those that hyper adds.
 const HTTP2_HEADERS: usize = 7;
 
@@ -66,16 +69,21 @@ impl LookUp {
         if !plain || Format::accepted(request.headers()) != Format::Json || !surface.api.sees(caller, id) {
             return None;
         }
+        surface.api.table.fetch(id);
         let (surface, in_flight) = (Arc::clone(surface), peer.begin(request.version()));
         Some(Self { surface, in_flight, id, http2: request.version() == Version::HTTP_2 })
     }
 
     fn answer(self) -> Outcome {
+        // Before the record is looked at, which may still be on its way from memory.
+        let mut headers = HEADERS.copy(self.http2);
         let metrics = &self.surface.api.metrics;
-        match caught(|| self.look_up()) {
-            Ok(answer) => {
+        match caught(|| self.look_up(&mut headers)) {
+            Ok(body) => {
                 metrics.last_route_told();
-                Ok(answer.map(|body| Outgoing::whole(body, None, self.in_flight, self.http2)))
+                let mut response = Response::new(Outgoing::whole(body, None, self.in_flight, self.http2));
+                *response.headers_mut() = headers;
+                Ok(response)
             }
             Err(error) => {
                 let mut reply = refusal(&error, Format::Json, self.http2);
@@ -86,17 +94,16 @@ impl LookUp {
         }
     }
 
-    fn look_up(&self) -> Result<Response<Whole>, ApiError> {
+    /// The body; sets what is to be told beside it.
+    fn look_up(&self, headers: &mut HeaderMap) -> Result<Whole, ApiError> {
         let (route, cursor) = self.surface.api.table.last_route(self.id).ok_or(ApiError::NeverHeard(self.id))?;
-        let mut response = Response::new(match &route {
+        let told = [cursor_header(cursor)?, HeaderValue::from_static(route.trust().name())];
+        // In the order of the names.
+        headers.values_mut().skip(BEFORE_TOLD).zip(told).for_each(|(value, told)| *value = told);
+        Ok(match &route {
             Route::Direct(route) => Whole::Short(direct_json(route)),
             Route::Relayed(_) => Whole::Bytes(json(&UplinkRoute::from(&route))?.into()),
-        });
-        let headers = response.headers_mut();
-        *headers = HEADERS.copy(self.http2);
-        headers.insert(LASTROUTE_CURSOR, cursor_header(cursor)?);
-        headers.insert(LASTROUTE_TRUST, HeaderValue::from_static(route.trust().name()));
-        Ok(response)
+        })
     }
 }
 
@@ -106,7 +113,7 @@ impl Headers {
             let mut reply = Reply::default();
             *reply.headers_mut() = headers;
             reply.headers_mut().insert(CONTENT_TYPE, Format::Json.content_type_header());
-            for name in [LASTROUTE_CURSOR, LASTROUTE_TRUST] {
+            for name in TOLD {
                 reply.headers_mut().insert(name, const { HeaderValue::from_static("") });
             }
             finish(&mut reply, false);
@@ -152,6 +159,7 @@ mod tests {
                 (&headers["cache-control"], &headers["vary"]),
                 (&"no-store".parse().unwrap(), &"accept".parse().unwrap())
             );
+            assert_eq!(headers.keys().skip(BEFORE_TOLD).take(2).collect::<Vec<_>>(), TOLD.each_ref());
             assert_eq!(names(headers), expected);
         }
     }

@@ -113,9 +113,9 @@ impl<T> Devices<T> {
         ids.retain(|&id| self.fetch(id));
     }
 
-    /// Fetches where the search for a device begins: its shard, and a place of the index there. Locks nothing; nothing need be there
-    /// any more.
-    fn aim(&self, id: DeviceId) {
+    /// The first step of fetching the value of a device: where the search for it begins, its shard and a place of the index there.
+    /// Locks nothing; nothing need be there any more.
+    pub(crate) fn aim(&self, id: DeviceId) {
         let hash = self.hash(id);
         let shard = self.shard(hash);
         prefetch::fetch(&raw const self.shards[shard]);
@@ -124,9 +124,9 @@ impl<T> Devices<T> {
         prefetch::fetch(aim.index.load(Ordering::Relaxed).wrapping_add(home));
     }
 
-    /// Fetches the value of a device; once in thousands of times that of another one. False if there is none. A shard that is in
-    /// use is skipped rather than waited for.
-    fn fetch(&self, id: DeviceId) -> bool {
+    /// The second step, best some time after the first one: the value; once in thousands of times that of another device. False if
+    /// there is none. A shard that is in use is skipped rather than waited for.
+    pub(crate) fn fetch(&self, id: DeviceId) -> bool {
         let hash = self.hash(id);
         let Some(contents) = self.shards[self.shard(hash)].try_lock() else { return true };
         let found = contents.index.find(hash, |_| true);

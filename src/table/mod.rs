@@ -317,6 +317,16 @@ impl RouteTable {
         }
     }
 
+    /// The first step of fetching the record of one device into the caches, for [`Self::last_route`] to find it there.
+    pub fn aim(&self, id: DeviceId) {
+        self.records.aim(id);
+    }
+
+    /// The second step, best some time after the first one.
+    pub fn fetch(&self, id: DeviceId) {
+        self.records.fetch(id);
+    }
+
     /// As [`Self::prefetch`], for [`Self::register`] and [`Self::restore`].
     pub fn prefetch_all(&self, ids: &[DeviceId]) {
         self.records.prefetch(ids);
