@@ -1,4 +1,5 @@
-//! Identifiers and their text forms. Nothing else converts them to or from text.
+//! Identifiers and their text forms. Nothing else converts them to or from text, but that the API writes the cursors of last
+//! routes itself, in the same form.
 
 use std::fmt;
 use std::str::FromStr;
