@@ -11,6 +11,16 @@ pub struct Text<const N: usize> {
     len: usize,
 }
 
+/// The numbers below 100 in two digits.
+static PAIRS: [[u8; 2]; 100] = {
+    let (mut pairs, mut number) = ([[0; 2]; 100], 0);
+    while number < pairs.len() {
+        pairs[number] = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
+        number += 1;
+    }
+    pairs
+};
+
 impl<const N: usize> Text<N> {
     /// Nothing yet.
     pub const fn new() -> Self {
@@ -36,9 +46,13 @@ impl<const N: usize> Text<N> {
 
     /// Adds the last `len` decimal digits of a number, with zeros in front if it has fewer.
     pub fn digits(&mut self, mut number: u64, len: usize) -> &mut Self {
-        for place in self.room(len).iter_mut().rev() {
-            *place = b'0' + (number % 10) as u8;
-            number /= 10;
+        let mut pairs = self.room(len).rchunks_exact_mut(2);
+        for pair in pairs.by_ref() {
+            pair.copy_from_slice(&PAIRS[(number % 100) as usize]);
+            number /= 100;
+        }
+        if let [first] = pairs.into_remainder() {
+            *first = b'0' + (number % 10) as u8;
         }
         self
     }
@@ -103,6 +117,7 @@ mod tests {
             for number in [number, small.into()] {
                 prop_assert_eq!(text(|text| _ = text.decimal(number)), number.to_string());
                 prop_assert_eq!(text(|text| _ = text.digits(number, 4)), format!("{:04}", number % 10_000));
+                prop_assert_eq!(text(|text| _ = text.digits(number, 3)), format!("{:03}", number % 1000));
             }
             let address = SocketAddr::new(ip, port);
             prop_assert_eq!(text(|text| _ = text.address(address)), address.to_string());

@@ -40,7 +40,7 @@ where
             }
             waiting.extend(future.take());
             if waiting.len() == MOST {
-                tokio::spawn(begin_all(std::mem::take(waiting)));
+                tokio::spawn(begin_all(std::mem::replace(waiting, Vec::with_capacity(MOST))));
             }
         });
         future.map(tokio::spawn);
