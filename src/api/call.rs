@@ -57,6 +57,7 @@ impl Surface {
         }
         let admitted = caught(|| self.admit(needs, &request));
         if let (Ok(Endpoint::LastRoute(id)), Ok(Admission::Caller(caller))) = (&endpoint, &admitted)
+            && caller.meets(needs).is_ok()
             && let Ok(Some(look_up)) = caught(|| Ok(LookUp::of(&self, peer, *id, caller, &request)))
         {
             return Answering::LastRoute(Some(look_up));
