@@ -115,6 +115,7 @@ impl<T> Devices<T> {
 
     /// The first step of fetching the value of a device: where the search for it begins, its shard and a place of the index there.
     /// Locks nothing; nothing need be there any more.
+    #[inline]
     pub(crate) fn aim(&self, id: DeviceId) {
         let hash = self.hash(id);
         let shard = self.shard(hash);
@@ -126,6 +127,7 @@ impl<T> Devices<T> {
 
     /// The second step, best some time after the first one: the value; once in thousands of times that of another device. False if
     /// there is none. A shard that is in use is skipped rather than waited for.
+    #[inline]
     pub(crate) fn fetch(&self, id: DeviceId) -> bool {
         let hash = self.hash(id);
         let Some(contents) = self.shards[self.shard(hash)].try_lock() else { return true };
