@@ -1,5 +1,5 @@
 //! Whom the datagrams of a batch claim to be from, for what is known of those devices to be in the caches before the first one is
-//! judged: see [`crate::devices`].
+//! judged: see `devices`.
 
 use super::RouteTable;
 use crate::auth::keys::KeyRing;
