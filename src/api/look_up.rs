@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use hyper::body::{Body, Incoming};
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, VARY};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, Version};
 
 use super::Surface;
@@ -42,19 +42,14 @@ pub(super) struct LookUp {
     http2: bool,
 }
 
-/// Headers of the answer with no values yet for those that depend on it: cheaper to copy than to put together.
-struct Headers {
-    http1: HeaderMap,
-    /// All but the last, so that a copy grows at once by as many as hyper adds.
-    http2: HeaderMap,
-}
-
-static HEADERS: LazyLock<Headers> = LazyLock::new(Headers::new);
+/// Headers of the answer with no values yet for those that depend on it: cheaper to copy than to put together. They have room for
+/// those that hyper adds.
+static HEADERS: LazyLock<HeaderMap> = LazyLock::new(headers);
 /// The headers whose values depend on what is told, and how many there are before them.
 const TOLD: [HeaderName; 2] = [LASTROUTE_CURSOR, LASTROUTE_TRUST];
 const BEFORE_TOLD: usize = 1;
-/// Headers of the answer over HTTP/2, with those that hyper adds.
-const HTTP2_HEADERS: usize = 7;
+/// Headers of the answer, with the date and the length, which hyper adds.
+const ALL_HEADERS: usize = 7;
 
 impl LookUp {
     /// `None` if it takes more to answer.
@@ -76,7 +71,7 @@ impl LookUp {
 
     fn answer(self) -> Outcome {
         // Before the record is looked at, which may still be on its way from memory.
-        let mut headers = HEADERS.copy(self.http2);
+        let mut headers = HEADERS.clone();
         let metrics = &self.surface.api.metrics;
         match caught(|| self.look_up(&mut headers)) {
             Ok(body) => {
@@ -107,31 +102,15 @@ impl LookUp {
     }
 }
 
-impl Headers {
-    fn new() -> Self {
-        let all = |headers| {
-            let mut reply = Reply::default();
-            *reply.headers_mut() = headers;
-            reply.headers_mut().insert(CONTENT_TYPE, Format::Json.content_type_header());
-            for name in TOLD {
-                reply.headers_mut().insert(name, const { HeaderValue::from_static("") });
-            }
-            finish(&mut reply, false);
-            std::mem::take(reply.headers_mut())
-        };
-        let mut http2 = all(HeaderMap::with_capacity(HTTP2_HEADERS));
-        http2.remove(VARY);
-        Self { http1: all(HeaderMap::new()), http2 }
+fn headers() -> HeaderMap {
+    let mut reply = Reply::default();
+    *reply.headers_mut() = HeaderMap::with_capacity(ALL_HEADERS);
+    reply.headers_mut().insert(CONTENT_TYPE, Format::Json.content_type_header());
+    for name in TOLD {
+        reply.headers_mut().insert(name, const { HeaderValue::from_static("") });
     }
-
-    fn copy(&self, http2: bool) -> HeaderMap {
-        if !http2 {
-            return self.http1.clone();
-        }
-        let mut headers = self.http2.clone();
-        headers.insert(VARY, const { HeaderValue::from_static("accept") });
-        headers
-    }
+    finish(&mut reply, false);
+    std::mem::take(reply.headers_mut())
 }
 
 impl Future for Answering {
@@ -151,17 +130,13 @@ mod tests {
 
     #[test]
     fn its_headers_are_those_of_every_answer_and_its_own_in_one_order() {
-        let names = |headers: HeaderMap| headers.keys().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
-        let expected = ["content-type", "lastroute-cursor", "lastroute-trust", "cache-control", "vary"];
-        for http2 in [false, true] {
-            let headers = HEADERS.copy(http2);
-            assert_eq!(
-                (&headers["cache-control"], &headers["vary"]),
-                (&"no-store".parse().unwrap(), &"accept".parse().unwrap())
-            );
-            assert_eq!(headers.keys().skip(BEFORE_TOLD).take(2).collect::<Vec<_>>(), TOLD.each_ref());
-            assert_eq!(names(headers), expected);
-        }
+        let names: Vec<_> = HEADERS.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["content-type", "lastroute-cursor", "lastroute-trust", "cache-control", "vary"]);
+        assert_eq!(HEADERS.keys().skip(BEFORE_TOLD).take(2).collect::<Vec<_>>(), TOLD.each_ref());
+        assert_eq!(
+            (HEADERS["cache-control"].as_bytes(), HEADERS["vary"].as_bytes()),
+            (&b"no-store"[..], &b"accept"[..])
+        );
     }
 
     #[test]

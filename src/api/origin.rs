@@ -1,10 +1,10 @@
 //! Keeping web pages from an API that everybody may use. What a page in a browser on this machine sends would be as good as
 //! an administrator's request.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use hyper::Request;
-use hyper::header::{HOST, HeaderMap, HeaderName, ORIGIN};
+use hyper::header::{HOST, ORIGIN};
 
 use super::error::ApiError;
 
@@ -17,30 +17,21 @@ use super::error::ApiError;
 /// There is no `Host`, and no `:authority`, that is an IP address or `localhost`, or one that is not; or the `Origin` is of
 /// another host or port.
 pub(super) fn check<B>(request: &Request<B>) -> Result<(), ApiError> {
-    let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
-    let mut hosts = authority.into_iter().chain(named(request.headers(), HOST));
+    let named = request.headers().get_all(HOST).iter().map(|host| host.as_bytes());
+    let mut hosts = request.uri().authority().map(|authority| authority.as_str().as_bytes()).into_iter().chain(named);
     let host = hosts.next().filter(|host| is_address(host)).ok_or(ApiError::HostName)?;
     if !hosts.all(is_address) {
         return Err(ApiError::HostName);
     }
-    let mut origins = named(request.headers(), ORIGIN);
-    if origins.all(|origin| is_of(origin, host)) { Ok(()) } else { Err(ApiError::OtherOrigin) }
-}
-
-/// The values of all headers of a name. Mostly there are few headers, and to look at all takes less than to search.
-fn named(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
-    headers.iter().filter(move |(named, _)| **named == name).map(|(_, value)| value.as_bytes())
+    let mut origins = request.headers().get_all(ORIGIN).iter();
+    if origins.all(|origin| is_of(origin.as_bytes(), host)) { Ok(()) } else { Err(ApiError::OtherOrigin) }
 }
 
 /// Whether this is an IP address or `localhost`, with or without a port: nothing that is asked of name servers.
 fn is_address(host: impl AsRef<[u8]>) -> bool {
     let Ok(host) = str::from_utf8(host.as_ref()) else { return false };
     let bracketed = || host.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok();
-    let address = match host.contains(':') {
-        true => host.parse::<SocketAddr>().is_ok() || host.parse::<Ipv6Addr>().is_ok() || bracketed().is_some(),
-        false => host.parse::<Ipv4Addr>().is_ok(),
-    };
-    address || is_localhost(host)
+    host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok() || bracketed().is_some() || is_localhost(host)
 }
 
 fn is_localhost(host: &str) -> bool {

@@ -261,11 +261,8 @@ struct Named<'k, 'v>(matchit::Params<'k, 'v>);
 
 impl Named<'_, '_> {
     fn device(&self) -> Result<DeviceId, Unroutable> {
-        // Mostly nothing of it is encoded.
-        self.encoded("deviceId").parse().or_else(|_| {
-            let text = self.decoded("deviceId").map_err(|_| Unroutable::Device(IdError::Device))?;
-            text.parse().map_err(Unroutable::Device)
-        })
+        let text = self.decoded("deviceId").map_err(|_| Unroutable::Device(IdError::Device))?;
+        text.parse().map_err(Unroutable::Device)
     }
 
     fn record(&self) -> Result<Uuid, Unroutable> {
@@ -276,12 +273,9 @@ impl Named<'_, '_> {
         self.decoded(name).map(Into::into)
     }
 
-    fn encoded(&self, name: &str) -> &str {
-        self.0.get(name).unwrap_or_default()
-    }
-
     fn decoded(&self, name: &str) -> Result<Cow<'_, str>, Unroutable> {
-        percent_decode_str(self.encoded(name)).decode_utf8().map_err(|_| Unroutable::Text)
+        let encoded = self.0.get(name).unwrap_or_default();
+        percent_decode_str(encoded).decode_utf8().map_err(|_| Unroutable::Text)
     }
 }
 

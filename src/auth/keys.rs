@@ -358,7 +358,7 @@ impl KeyRing {
     }
 
     /// As [`Self::prefetch`], to open frames with. The ids may be claims that nobody has proved: those of devices without keys are
-    /// taken out, but for one in thousands.
+    /// taken out, as far as that can be told without waiting.
     pub(crate) fn prefetch_present(&self, ids: &mut Vec<DeviceId>) {
         self.devices.prefetch_present(ids);
     }

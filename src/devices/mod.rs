@@ -107,7 +107,7 @@ impl<T> Devices<T> {
         ids.iter().for_each(|&id| _ = self.fetch(id));
     }
 
-    /// As [`Self::prefetch`], and takes out of `ids` those of devices that have no value, but for one in thousands.
+    /// As [`Self::prefetch`], and takes out of `ids` those of devices that have no value, as far as that can be told without waiting.
     pub(crate) fn prefetch_present(&self, ids: &mut Vec<DeviceId>) {
         ids.iter().for_each(|&id| self.aim(id));
         ids.retain(|&id| self.fetch(id));
@@ -126,7 +126,7 @@ impl<T> Devices<T> {
     }
 
     /// The second step, best some time after the first one: the value; once in thousands of times that of another device. False if
-    /// there is none. A shard that is in use is skipped rather than waited for.
+    /// there is none. A shard that is in use is skipped rather than waited for, as if there were one.
     #[inline]
     pub(crate) fn fetch(&self, id: DeviceId) -> bool {
         let hash = self.hash(id);
